@@ -1,0 +1,125 @@
+# shellcheck shell=bash
+# Copies of a running server's files. scripts/bench sources it and says what it does.
+
+# shellcheck source=scripts/benchmarks/cluster.sh
+. scripts/benchmarks/cluster.sh
+have zstd || apt_install zstd
+peers=pglife-bench-peers
+out=$folder/out
+mkdir "$out"
+extra_image=$peers
+
+say "installing the others beside PostgreSQL 17"
+docker build -q -t $peers - >/dev/null 2>"$folder/err" <<END || { cat "$folder/err" >&2; die "the others could not be installed"; }
+FROM pglife/postgres:17
+USER root
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbackrest restic zstd time >/dev/null && rm -rf /var/lib/apt/lists/*
+END
+stanza='pgbackrest --stanza=bench --repo1-path=/out/pgbackrest --log-level-file=off --log-level-console=warn --lock-path=/tmp'
+connection='--pg1-path=/data/17 --pg1-socket-path=/data/run --pg1-user=postgres'
+
+# peer NAME COMMAND: seconds of a shell command beside the server, in its image, with its volumes, and its work on the disk
+# at the end; without the second that starting a container takes, which pglife's figure includes.
+peer() {
+    local name=$1
+    docker run --rm --user root --network "container:$cluster-db" --volumes-from "$cluster-db" -v "$out:/out" --log-driver none \
+        --entrypoint bash $peers -c "TIMEFORMAT=%R; set -o pipefail; cd /out; time { { $2; } && sync -f /out; }" \
+        >"$folder/said" 2>"$folder/err" || { cat "$folder/said" "$folder/err" >&2; die "$name failed"; }
+    tail -n 1 "$folder/err" >>"$folder/$name.s"
+}
+stored() { du -sb "$out" | cut -f1 >"$folder/$1.stored"; }
+clear_out() { find "$out" -mindepth 1 -delete; }
+answer() { sed -nE 's/.*"'"$1"'": ([0-9]+).*/\1/p' "$folder/answer.json"; }
+# ours LEVEL: 'pglife backup --kind volume', from start to exit.
+ours() {
+    local from to
+    policy "[backup.volume]
+codec = \"zstd:$1\""
+    from=$(now)
+    command time --format %M --output "$folder/control" target/pglife --config "$folder/pglife.toml" --progress none \
+        --output json backup "$cluster" --kind volume >"$folder/answer.json"
+    to=$(now)
+    seconds "$from" "$to" >>"$folder/pglife$1.s"
+    tail -n 1 "$folder/control" | awk '{ print $1 * 1024 }' >>"$folder/control.bytes"
+    answer worker_peak_memory_bytes >>"$folder/worker.bytes"
+    answer stored_bytes >"$folder/pglife$1.stored"
+    # The very same tar, by stock zstd.
+    zstd -q -dc "$folder/repo/$cluster"/*/sets/*/volume.tar.zst | zstd -q "-$1" -T2 | wc -c >"$folder/zstd$1.stored"
+    answer plain_bytes >"$folder/plain.bytes"
+}
+restore() {
+    local from to
+    from=$(now)
+    pglife --quiet restore "$cluster" --backup latest:volume --into "$cluster-copy" >/dev/null
+    to=$(now)
+    seconds "$from" "$to" >>"$folder/restore-pglife.s"
+    pglife --quiet cluster remove "$cluster-copy" --volumes --yes >/dev/null
+    rm -rf "${folder:?}/repo/$cluster"
+}
+
+# A running server changes files under tar's hands, which says so and ends with 1.
+tar='{ tar -C / -cf - data 2>/dev/null || [ $? = 1 ]; }'
+basebackup='pg_basebackup -h /data/run -U postgres -Ft -X fetch --checkpoint=fast -D'
+peer warm "$tar >/dev/null | cat"
+rm "$folder/warm.s"
+for ((round = 1; round <= rounds; round++)); do
+    for level in 1 3; do
+        peer "tar$level" "$tar | zstd -q -T2 -$level >volume.tar.zst"
+        stored "tar$level"
+        [ $level = 1 ] || peer restore-tar "mkdir back; zstd -q -dc volume.tar.zst | tar -x -C back"
+        clear_out
+        peer "basebackup$level" "$basebackup copy --compress=server-zstd:level=$level,workers=2"
+        stored "basebackup$level"
+        clear_out
+        peer create "$stanza $connection stanza-create" && rm "$folder/create.s"
+        peer "pgbackrest$level" "$stanza $connection --process-max=2 --compress-type=zst --compress-level=$level --no-archive-check --start-fast backup --type=full"
+        stored "pgbackrest$level"
+        [ $level = 1 ] || peer restore-pgbackrest "mkdir -m 0700 back; $stanza --pg1-path=/out/back --process-max=2 restore"
+        clear_out
+        ours $level
+        [ $level = 1 ] || restore
+        rm -rf "${folder:?}/repo/$cluster"
+    done
+    peer restic 'export RESTIC_PASSWORD=bench; restic -q -r r init; restic -q -r r backup /data || [ $? = 3 ]'
+    stored restic
+    clear_out
+    if [ "$round" = 1 ]; then
+        peer gzip "$tar | gzip >volume.tar.gz"
+        stored gzip
+        clear_out
+    fi
+    say "round $round of $rounds: zstd:3: tar $(tail -n 1 "$folder/tar3.s") s, pg_basebackup $(tail -n 1 "$folder/basebackup3.s") s," \
+        "pgBackRest $(tail -n 1 "$folder/pgbackrest3.s") s, pglife $(tail -n 1 "$folder/pglife3.s") s"
+done
+
+machine
+printf ', PostgreSQL %s, %s, pglife %s\n' "$(sql -At -c 'show server_version')" "$(docker run --rm --entrypoint pgbackrest $peers version)" \
+    "$(target/pglife --version | cut -d' ' -f2)"
+printf 'volumes of %s MB; medians of %d rounds, gzip once\n\n' $(($(<"$folder/plain.bytes") / 1000000)) "$rounds"
+line() { # line WHAT NAME
+    printf '%-44s %8s s' "$1" "$(median "$folder/$2.s")"
+    [ ! -e "$folder/$2.stored" ] || printf '  %6s MB' $(($(<"$folder/$2.stored") / 1000000))
+    echo
+}
+for level in 1 3; do
+    line "tar | zstd -T2 -$level" tar$level
+    line "pg_basebackup, server zstd:$level, 2 workers" basebackup$level
+    line "pgBackRest zst:$level, 2 processes" pgbackrest$level
+    line "pglife backup (zstd:$level), the whole command" pglife$level
+done
+line 'restic' restic
+line 'tar | gzip' gzip
+line 'restore: zstd -dc | tar -x' restore-tar
+line 'restore: pgBackRest' restore-pgbackrest
+line 'restore: pglife, until the server answers' restore-pglife
+echo
+for level in 1 3; do
+    ours=$(median "$folder/pglife$level.s")
+    goal "pglife / pg_basebackup, zstd:$level" "$(quotient "$ours" "$(median "$folder/basebackup$level.s")")" 0.95
+    goal "pglife / pgBackRest, zstd:$level" "$(quotient "$ours" "$(median "$folder/pgbackrest$level.s")")" 0.70
+    goal "pglife / tar | zstd, zstd:$level" "$(quotient "$ours" "$(median "$folder/tar$level.s")")" 0.65
+    goal "size, pglife / zstd of the same tar, zstd:$level" "$(quotient "$(<"$folder/pglife$level.stored")" "$(<"$folder/zstd$level.stored")")" 1.02
+done
+goal 'restore: pglife / pgBackRest' "$(quotient "$(median "$folder/restore-pglife.s")" "$(median "$folder/restore-pgbackrest.s")")" 0.75
+goal 'peak memory of the worker' "$(mib "$(largest "$folder/worker.bytes")")" 256 MiB
+goal 'peak memory of the control plane' "$(mib "$(largest "$folder/control.bytes")")" 64 MiB

@@ -1,0 +1,480 @@
+//! `pglife backup --kind volume`: a copy of the data container's volumes, taken while the server runs, or while it is stopped.
+//!
+//! ```text
+//! hot:  worker inspects the server ─▶ plan (pure) ─▶ the same worker, with the volumes mounted read-only, copies
+//!         ─▶ as every backup: verdict, commit
+//! cold: the same, but another worker copies, between: stop the container ─▶ … ─▶ start it
+//! ```
+//!
+//! That a container is to be stopped is recorded before it is. It is started again as soon as the copy is through, well or not;
+//! where pglife dies meanwhile, by the next run or `pglife status`.
+
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::backup_set::{
+    Codec, Content, CopyMode, ImageReference, Kind, MANIFEST_VERSION, Manifest, Naming, Object, ServerProfile, SetId,
+    SetLocation,
+};
+use crate::cluster::{ClusterName, Lineage, PgMajor, RepoName};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, entropy, failed, start_worker};
+use crate::docker::container::is_below;
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::docker::{Container, Engine};
+use crate::encryption::Recipients;
+use crate::exit::Exit;
+use crate::policy::{Layout, Policy, Rate};
+use crate::postgres::Login;
+use crate::postgres::hot_backup::HotBackup;
+use crate::provision;
+use crate::state::Thing;
+use crate::worker::session::{Session, SessionError};
+use crate::worker::{Destination, Event, Request, VolumeJob};
+
+use super::copies::Copies;
+use super::{Documents, Made, commit_copies, destinations, inspect, look, make_staging, rule_out, running_container};
+
+/// Codec threads: each has a frame of some MiB, and the worker must stay small on a large machine.
+const MOST_THREADS: usize = 16;
+
+/// Everything about a volume backup that is about to begin.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VolumePlan {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The set it becomes.
+    pub set: SetId,
+    /// The history it belongs to.
+    pub lineage: Lineage,
+    /// The object.
+    pub object: String,
+    /// While the server runs, or while it is stopped.
+    pub mode: CopyMode,
+    /// The volumes that are copied, by the place where the containers see them.
+    pub volumes: Vec<String>,
+    /// The data directory among them.
+    pub pgdata: String,
+    /// What the operator should read.
+    pub warnings: Vec<String>,
+    /// Its codec.
+    pub codec: Codec,
+    /// How many bytes are read in a second at most; None: as many as possible.
+    pub rate_limit_bytes_per_second: Option<u64>,
+    /// Codec threads.
+    pub threads: usize,
+    /// Who will be able to open it; None: everybody.
+    pub recipients: Option<Recipients>,
+    /// The server as it was found.
+    pub server: ServerProfile,
+}
+
+/// The cluster cannot be backed up so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VolumePlanError {
+    /// The server is of another major than the policy says.
+    #[error("the policy says PostgreSQL {policy}, the server is {server}")]
+    OtherMajor {
+        /// In the policy.
+        policy: PgMajor,
+        /// In the world.
+        server: PgMajor,
+    },
+    /// Before 10 no slot keeps the WAL for a session.
+    #[error("while it runs, this version copies the volumes of PostgreSQL 10 and newer; the server is {0}")]
+    TooOld(PgMajor),
+    /// Somebody else laid the containers out.
+    #[error("this version copies the volumes of clusters that pglife made; this one is adopted")]
+    Adopted,
+    /// A tablespace is somewhere else.
+    #[error("tablespace \"{name}\" lies in {location}, which is in none of the volumes that are copied ({volumes})")]
+    TablespaceOutside {
+        /// Its name.
+        name: String,
+        /// Its folder.
+        location: String,
+        /// What is copied.
+        volumes: String,
+    },
+}
+
+impl VolumePlanError {
+    fn next(&self, policy: &Policy) -> String {
+        match self {
+            Self::OtherMajor { .. } => format!("correct `major` in the policy of \"{}\"", policy.name),
+            Self::TooOld(_) => format!(
+                "copy it while it is stopped: pglife backup {0} --kind volume --mode cold; or take a dump: pglife backup {0} --kind dump",
+                policy.name
+            ),
+            Self::Adopted => format!("take a dump: pglife backup {} --kind dump", policy.name),
+            Self::TablespaceOutside { .. } => format!(
+                "move it below /data (ALTER TABLE … SET TABLESPACE), or take a dump: pglife backup {} --kind dump",
+                policy.name
+            ),
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::OtherMajor { .. } => Exit::Usage,
+            Self::TooOld(_) | Self::Adopted | Self::TablespaceOutside { .. } => Exit::Refused,
+        }
+    }
+}
+
+/// Plans a copy of the volumes of the server that `server` describes, sealed to `recipients` if there are any.
+pub fn plan_volume(
+    policy: &Policy,
+    server: ServerProfile,
+    set: SetId,
+    threads: usize,
+    recipients: Option<Recipients>,
+) -> Result<VolumePlan, VolumePlanError> {
+    let Layout::Managed(_) = policy.layout else { return Err(VolumePlanError::Adopted) };
+    if server.major != policy.major {
+        return Err(VolumePlanError::OtherMajor { policy: policy.major, server: server.major });
+    }
+    if policy.volume.mode == CopyMode::Hot && !server.major.is_at_least(HotBackup::OLDEST) {
+        return Err(VolumePlanError::TooOld(server.major));
+    }
+    let volumes: Vec<String> = policy.volume.volumes.iter().map(|volume| volume.path().to_owned()).collect();
+    // One in the data directory itself has a relative location.
+    let elsewhere =
+        |location: &str| location.starts_with('/') && !volumes.iter().any(|volume| is_below(location, volume));
+    if let Some(outside) = server.tablespaces.iter().find(|tablespace| elsewhere(&tablespace.location)) {
+        return Err(VolumePlanError::TablespaceOutside {
+            name: outside.name.clone(),
+            location: outside.location.clone(),
+            volumes: volumes.join(", "),
+        });
+    }
+    let naming = Naming::of_set(recipients.is_some());
+    Ok(VolumePlan {
+        cluster: policy.name.clone(),
+        set,
+        lineage: Lineage { system_identifier: server.system_identifier, major: server.major },
+        object: naming.volume(),
+        mode: policy.volume.mode,
+        volumes,
+        pgdata: format!("/data/{}", server.major),
+        warnings: vec![],
+        codec: policy.volume.codec,
+        rate_limit_bytes_per_second: policy.volume.rate_limit.map(Rate::bytes_per_second),
+        threads: threads.clamp(1, MOST_THREADS),
+        recipients,
+        server,
+    })
+}
+
+impl VolumePlan {
+    /// The request for the worker.
+    pub fn job(&self, login: Login, destinations: Vec<Destination>) -> VolumeJob {
+        VolumeJob {
+            mode: self.mode,
+            login,
+            major: self.lineage.major,
+            system_identifier: self.lineage.system_identifier,
+            wal_segment_bytes: self.server.wal_segment_bytes,
+            pgdata: self.pgdata.clone(),
+            volumes: self.volumes.clone(),
+            label: format!("pglife {}", self.set),
+            // Slots have lower-case letters, digits and underscores.
+            slot: format!("pglife_{}", self.set.as_str().to_ascii_lowercase().replace('-', "_")),
+            destinations,
+            object: self.object.clone(),
+            codec: self.codec,
+            rate_limit: self.rate_limit_bytes_per_second,
+            threads: self.threads,
+            recipients: self.recipients.clone(),
+        }
+    }
+
+    /// Size on disk of all databases: most of what will be copied; None where the server did not say.
+    pub fn expected_bytes(&self) -> Option<u64> {
+        let sum = self.server.databases.iter().map(|database| database.bytes).sum();
+        (sum > 0).then_some(sum)
+    }
+}
+
+fn plan(
+    control: &ControlPlane,
+    policy: &Policy,
+    server: ServerProfile,
+    what: &str,
+) -> Result<VolumePlan, OperationError> {
+    let set = SetId::new(Timestamp::now(), Kind::Volume, entropy());
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let recipients = control.configuration.settings.encryption.as_ref().map(|encryption| encryption.recipients.clone());
+    plan_volume(policy, server, set, threads, recipients)
+        .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")).next(error.next(policy)))
+}
+
+/// Looks at the server and says what a volume backup would do.
+pub async fn dry_run(
+    control: &ControlPlane,
+    policy: &Policy,
+    repository: Option<&RepoName>,
+) -> Result<VolumePlan, OperationError> {
+    let what = format!("planning a volume backup of cluster \"{}\" failed", policy.name);
+    look(control, policy, repository, &what, |server| plan(control, policy, server, &what)).await
+}
+
+/// The volumes as the worker sees them: where the server does, and read-only.
+fn mount_volumes(policy: &Policy, container: &Container, what: &str) -> Result<Vec<WorkerMount>, OperationError> {
+    let mount = |path: &str| {
+        let found = container.mounts.iter().find(|mount| mount.destination == path);
+        found
+            .map(|mount| WorkerMount {
+                source: mount.source.clone(),
+                destination: mount.destination.clone(),
+                writable: false,
+            })
+            .ok_or_else(|| {
+                OperationError::new(
+                    Exit::Usage,
+                    format!("{what}: container \"{}\" has no volume at {path}", container.name),
+                )
+                .next(format!("leave it out in the policy of \"{}\": [backup.volume] volumes", policy.name))
+            })
+    };
+    policy.volume.volumes.iter().map(|volume| mount(volume.path())).collect()
+}
+
+pub(super) async fn in_run(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    engine: &Engine,
+    copies: &mut Copies,
+    progress: Progress<'_>,
+) -> Result<Made, OperationError> {
+    let what = format!("backup of cluster \"{}\" failed", policy.name);
+    if matches!(policy.layout, Layout::Adopted(_)) {
+        let error = VolumePlanError::Adopted;
+        return Err(OperationError::new(error.exit(), format!("{what}: {error}")).next(error.next(policy)));
+    }
+    let container = running_container(engine, policy, &what).await?;
+    let image = engine.image(&container.image_id).await.map_err(failed(&what))?;
+
+    progress(Tick::Step("looking at the server".to_owned()));
+    let mut mounts = mount_volumes(policy, &container, &what)?;
+    mounts.extend(make_staging(run, policy, copies, &what)?);
+    let cold = policy.volume.mode == CopyMode::Cold;
+    // A worker in the network of a container that stops has none any more.
+    let beside = if cold { vec![] } else { mounts.clone() };
+    let (mut session, server) = inspect(control, run, policy, engine, &container, beside, &what).await?;
+    let prepared = plan(control, policy, server, &what).and_then(|planned| {
+        let location = SetLocation { cluster: policy.name.clone(), lineage: planned.lineage, id: planned.set.clone() };
+        let destinations = destinations(run, policy, copies, &location)?;
+        Ok((planned, location, destinations, control.login(policy, &container)?.0))
+    });
+    let (planned, location, destinations, login) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            close_worker(session).await;
+            return Err(error);
+        }
+    };
+    if cold {
+        close_worker(session).await;
+        session = stop(control, run, policy, engine, &container, mounts, &what, progress).await?;
+    }
+    progress(Tick::Step(format!("copying {}", planned.volumes.join(" "))));
+    let expected = planned.expected_bytes();
+    let heard = Mutex::new((Vec::<Object>::new(), Vec::<String>::new(), Vec::<(RepoName, SessionError)>::new()));
+    let request = Request::Volume(Box::new(planned.job(login, destinations)));
+    let done = session
+        .request(&request, &control.cancel, |event| {
+            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Event::Object(object) => heard.0.push(object),
+                Event::Log { message, .. } => {
+                    progress(Tick::Warning(message.clone()));
+                    heard.1.push(message);
+                }
+                Event::RepositoryFailed { repository, trouble, message } => {
+                    progress(Tick::Warning(format!("repository \"{repository}\" takes no more: {message}")));
+                    heard.2.push((repository, SessionError::Failed { trouble, message }));
+                }
+                Event::Progress { plain_bytes, stored_bytes } => {
+                    progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+                }
+                _ => {}
+            }
+        })
+        .await;
+    close_worker(session).await;
+    if cold {
+        progress(Tick::Step("starting the server".to_owned()));
+        start(engine, &container, &what).await?;
+    }
+    let done = done.map_err(failed(&what))?;
+    let (objects, mut warnings, lost) = heard.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match objects.as_slice() {
+        [only] if only.name == planned.object && matches!(only.content, Content::Volume(_)) => {}
+        _ => {
+            let why = "the worker's account of the volumes does not add up";
+            return Err(OperationError::new(Exit::Failed, format!("{what}: {why}")));
+        }
+    }
+    rule_out(copies, lost);
+
+    progress(Tick::Step("committing".to_owned()));
+    warnings.extend(planned.warnings);
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        set: planned.set,
+        kind: Kind::Volume,
+        cluster: policy.name.clone(),
+        lineage: planned.lineage,
+        started_at: run.started_at,
+        completed_at: Timestamp::now(),
+        pglife: env!("CARGO_PKG_VERSION").to_owned(),
+        tools: done.tools,
+        codec: planned.codec.to_string(),
+        image: ImageReference {
+            name: container.image.clone(),
+            id: container.image_id.clone(),
+            digests: image.as_ref().map(|image| image.digests.clone()).unwrap_or_default(),
+        },
+        server: planned.server,
+        encryption: planned.recipients,
+        objects,
+        skipped: vec![],
+        warnings: warnings.clone(),
+    };
+    let documents = Documents::of(location, manifest, &container);
+    commit_copies(run, policy, copies, &documents, &what)?;
+    let mut exit = Exit::Ok;
+    if let (true, Some(image)) = (cold, &image) {
+        progress(Tick::Step("waiting for the server".to_owned()));
+        let what = "the backup was taken, but the server does not answer since it was started again";
+        let seconds = provision::RECOVERY_SECONDS;
+        let answers =
+            provision::await_server(control, run, policy, engine, &container, image, vec![], what, seconds, None);
+        match answers.await {
+            Ok((session, _)) => close_worker(session).await,
+            Err(error) => {
+                exit = Exit::Postgres;
+                warnings.push(format!("{}; see docker logs {}", error.chain(), container.name));
+            }
+        }
+    }
+    Ok(Made { commit: documents.commit, warnings, exit, peak_memory_bytes: done.peak_memory_bytes })
+}
+
+/// How long a server may take to shut down before it is killed, and the backup fails.
+const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Starts the worker that will copy, and stops the server.
+#[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
+async fn stop(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    engine: &Engine,
+    container: &Container,
+    mounts: Vec<WorkerMount>,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<Session, OperationError> {
+    let network = container.networks.keys().next().cloned().unwrap_or_else(|| "bridge".to_owned());
+    let plan = WorkerPlan {
+        run: run.id.clone(),
+        cluster: policy.name.clone(),
+        image_id: container.image_id.clone(),
+        mounts,
+        network: WorkerNetwork::Named(network),
+    };
+    let session = start_worker(engine, &plan).await.map_err(failed(what))?;
+    let stopped = async {
+        if control.cancel.is_cancelled() {
+            return Err(OperationError::new(Exit::Interrupted, format!("{what}: cancelled")));
+        }
+        run.will_make(&policy.host, &Thing::Stopped(container.id.clone()))?;
+        progress(Tick::Step(format!("stopping container \"{}\"", container.name)));
+        engine.stop(&container.id, STOP_PATIENCE).await.map_err(failed(what))
+    };
+    match stopped.await {
+        Ok(()) => Ok(session),
+        Err(error) => {
+            close_worker(session).await;
+            Err(error)
+        }
+    }
+}
+
+/// Starts the server again.
+async fn start(engine: &Engine, container: &Container, what: &str) -> Result<(), OperationError> {
+    engine.start(&container.id).await.map_err(|error| {
+        let name = &container.name;
+        failed(format!("{what}: container \"{name}\" was stopped for the copy, and does not start"))(error)
+            .next(format!("start it: docker start {name}; then see its log: docker logs {name}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup_set::{Tablespace, example_manifest};
+    use crate::policy::VolumeName;
+
+    fn plan(change: impl FnOnce(&mut Policy, &mut ServerProfile)) -> Result<VolumePlan, VolumePlanError> {
+        let mut policy = crate::policy::file::example("[cluster]\nmajor = '17'\n");
+        let mut server = example_manifest().server;
+        server.tablespaces.clear();
+        change(&mut policy, &mut server);
+        let set = "20261122T023000Z-volume-k3x9qa".parse().expect("an id");
+        plan_volume(&policy, server, set, 64, None)
+    }
+
+    #[test]
+    fn everything_is_fixed_before_it_begins() {
+        let planned = plan(|_, _| ()).expect("a plan");
+        assert_eq!(planned.volumes, ["/data", "/config", "/secret", "/log"]);
+        assert_eq!((planned.pgdata.as_str(), planned.threads), ("/data/17", MOST_THREADS));
+        let login = Login {
+            host: "/data/run".to_owned(),
+            port: 5432,
+            user: crate::cluster::RoleName::new("postgres").expect("a role"),
+            password: None,
+        };
+        let job = planned.job(login, vec![]);
+        assert_eq!(
+            (job.object.as_str(), job.label.as_str()),
+            ("volume.tar.zst", "pglife 20261122T023000Z-volume-k3x9qa")
+        );
+        assert_eq!(job.slot, "pglife_20261122t023000z_volume_k3x9qa");
+        assert!(job.slot.len() < 64);
+    }
+
+    #[test]
+    fn a_tablespace_must_be_in_a_volume() {
+        let with = |location: &str, volumes: &[VolumeName]| {
+            plan(|policy, server| {
+                policy.volume.volumes = volumes.to_vec();
+                server.tablespaces = vec![Tablespace { name: "fast".to_owned(), location: location.to_owned() }];
+            })
+        };
+        for inside in ["/data/tablespaces/fast", "pg_tblspc/16400"] {
+            assert!(with(inside, &[VolumeName::Data]).is_ok(), "{inside}");
+        }
+        for outside in ["/srv/fast", "/database/fast", "/log/fast"] {
+            let refused = with(outside, &[VolumeName::Data]).expect_err("outside");
+            assert!(matches!(refused, VolumePlanError::TablespaceOutside { .. }), "{outside}");
+        }
+    }
+
+    #[test]
+    fn another_server_is_refused() {
+        let major = |text: &str| text.parse::<PgMajor>().expect("a major");
+        let refused = plan(|_, server| server.major = major("15")).expect_err("another major");
+        assert!(matches!(refused, VolumePlanError::OtherMajor { .. }));
+        let old = plan(|policy, server| {
+            policy.major = major("9.6");
+            server.major = major("9.6");
+        });
+        assert_eq!(old, Err(VolumePlanError::TooOld(major("9.6"))));
+    }
+}

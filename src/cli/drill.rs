@@ -1,0 +1,316 @@
+//! `pglife drill`: proves a backup, and shows the certificates of drills.
+
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::{Context, Failure, human, output};
+use crate::backup_set::certificate::{Certificate, Outcome};
+use crate::backup_set::{Selector, SetId};
+use crate::cluster::{ClusterName, PgMajor, RepoName};
+use crate::control::{ControlPlane, OperationError};
+use crate::drill::{self, DrillRequest, Drilled, Judgement, Listed};
+use crate::exit::Exit;
+
+/// The command line.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    wish: Wish,
+}
+
+#[derive(Debug, clap::Args)]
+struct Wish {
+    /// The cluster the backup is of; not needed when there is only one
+    cluster: Option<ClusterName>,
+    /// Which backup: an id or its beginning, latest, latest:volume, oldest, @2026-11-01T00:00Z
+    #[arg(long, default_value = "latest", value_name = "SELECTOR")]
+    backup: Selector,
+    /// Rehearse an upgrade: restore into this newer major, and tell what would break
+    #[arg(long, value_name = "MAJOR")]
+    to: Option<PgMajor>,
+    /// Write the result as JUnit XML too, whatever it is
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// The repository, instead of the policy's
+    #[arg(long, value_name = "REPOSITORY")]
+    repo: Option<RepoName>,
+    /// The file with the key of an encrypted backup, instead of the configured one
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the certificates of drills
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the last certificate of a backup
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// Which backup: an id or its beginning; without it, the one that was drilled last
+        #[arg(long, value_name = "SELECTOR")]
+        backup: Option<Selector>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The cluster; not needed when there is only one
+    cluster: Option<ClusterName>,
+    /// The repository, instead of the policy's
+    #[arg(long, value_name = "REPOSITORY")]
+    repo: Option<RepoName>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    match args.command {
+        None => prove(args.wish, context).await,
+        Some(Command::List { place }) => list(&place, context),
+        Some(Command::Show { place, backup }) => show(&place, backup.as_ref(), context),
+    }
+}
+
+/// What came of a drill, for programs.
+#[derive(Serialize)]
+struct Item<'a> {
+    result: String,
+    rehearsal: bool,
+    certified_in: &'a [RepoName],
+    warnings: &'a [String],
+    #[serde(flatten)]
+    certificate: &'a Certificate,
+}
+
+async fn prove(wish: Wish, context: &Context) -> Result<Exit, Failure> {
+    let cluster = wish.cluster.as_ref().map_or_else(|| "pglife".to_owned(), ToString::to_string);
+    let ended = drilled(&wish, context).await;
+    if let Some(file) = &wish.junit {
+        let name = match &ended {
+            Ok(drilled) => drilled.certificate.cluster.to_string(),
+            Err(_) => cluster,
+        };
+        let xml = drill::junit::xml(&name, &ended);
+        if let Err(error) = std::fs::write(file, xml) {
+            let what = format!("the report cannot be written to {}", file.display());
+            let unwritten = Failure::new(Exit::Failed, anyhow::Error::new(error).context(what));
+            return match ended {
+                // What the drill came to counts for more.
+                Err(error) => Err(error.into()),
+                Ok(drilled) if matches!(drilled.judgement, Judgement::Bad) => tell(&drilled, context),
+                Ok(_) => Err(unwritten),
+            };
+        }
+    }
+    tell(&ended?, context)
+}
+
+async fn drilled(wish: &Wish, context: &Context) -> Result<Drilled, OperationError> {
+    let flat = |failure: Failure| {
+        let what = failure.chain().join(": ");
+        OperationError { next: failure.next, ..OperationError::new(failure.exit, what) }
+    };
+    let control = context.control().map_err(flat)?;
+    let policy = control.configuration.select(wish.cluster.as_ref()).map_err(|error| flat(error.into()))?;
+    let request = DrillRequest {
+        backup: wish.backup.clone(),
+        repository: wish.repo.clone(),
+        identity: wish.identity.clone(),
+        major: wish.to,
+    };
+    let reporter = context.reporter();
+    let drilled = Box::pin(drill::drill(&control, policy, &request, &|tick| reporter.tick(tick))).await;
+    reporter.finish();
+    drilled
+}
+
+/// Prints what a drill came to.
+fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
+    let certificate = &drilled.certificate;
+    let item = Item {
+        result: match &drilled.judgement {
+            Judgement::Proven => "proven".to_owned(),
+            Judgement::Bad => "bad".to_owned(),
+            Judgement::Unknown(_) => "not judged".to_owned(),
+        },
+        rehearsal: drilled.rehearsal,
+        certified_in: &drilled.certified,
+        warnings: &drilled.warnings,
+        certificate,
+    };
+    context.output.items("Drill", &[item], |_| checks_table(certificate))?;
+    for warning in &drilled.warnings {
+        context.output.note(&format!("warning: {warning}"));
+    }
+    let subject = format!("backup {} of cluster \"{}\"", certificate.set, certificate.cluster);
+    let took = |seconds: f64| human::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
+    if let Some(extent) = &certificate.extent {
+        context.output.note(&format!(
+            "compared: {} databases, {} tables with {} rows ({} tables by content), {} sequences, {} other statements",
+            extent.databases, extent.tables, extent.rows, extent.hashed, extent.sequences, extent.statements
+        ));
+    }
+    let stages: Vec<String> =
+        certificate.stages.iter().map(|stage| format!("{} {}", stage.name, took(stage.seconds))).collect();
+    if !stages.is_empty() {
+        context.output.note(&format!("took: {}; a restore takes {}", stages.join(", "), took(certificate.rto_seconds)));
+    }
+    let findings = || {
+        let bad = certificate.checks.iter().filter(|check| check.outcome != Outcome::Passed);
+        bad.flat_map(|check| check.found.iter().map(move |found| format!("{}: {found}", check.name)))
+            .filter(|found| !found.contains(": note: "))
+            .take(20)
+            .collect::<Vec<_>>()
+            .join("\n  ")
+    };
+    match &drilled.judgement {
+        Judgement::Proven if drilled.rehearsal => {
+            context.output.note(&format!(
+                "{subject} restores into PostgreSQL {}; a rehearsal is no proof of the backup, and leaves no certificate",
+                certificate.major
+            ));
+            Ok(drilled.exit())
+        }
+        Judgement::Proven => {
+            context.output.note(&format!("{subject} is proven; certificate in {}", human::list(&drilled.certified)));
+            Ok(drilled.exit())
+        }
+        Judgement::Bad if drilled.rehearsal => {
+            let what =
+                format!("{subject} does not come through an upgrade to {}:\n  {}", certificate.major, findings());
+            Err(Failure::message(drilled.exit(), what)
+                .next("mend what is named above in the cluster, take a new backup, and rehearse again"))
+        }
+        Judgement::Bad => {
+            let what = format!("{subject} is BAD: it does not bring back what was backed up:\n  {}", findings());
+            let next = format!(
+                "take a new backup and drill it: pglife backup {0} && pglife drill {0}; meanwhile the newest proven one is: \
+                 pglife backups show {0} --backup latest:proven",
+                certificate.cluster
+            );
+            Err(Failure::message(drilled.exit(), what).next(next))
+        }
+        Judgement::Unknown(open) => {
+            let words = findings();
+            let words = if words.is_empty() { String::new() } else { format!(":\n  {words}") };
+            let what = format!("{subject} was restored, but is not judged: not checked: {}{words}", open.join(", "));
+            let next = if certificate.checks.iter().all(|check| check.name != "facts")
+                && open.iter().any(|name| name == "facts")
+            {
+                "it was taken without facts by an earlier pglife: take a new backup, and drill that"
+            } else {
+                "mend what kept the checks from being made, then run the same command again"
+            };
+            Err(Failure::message(drilled.exit(), what).next(next))
+        }
+    }
+}
+
+fn checks_table(certificate: &Certificate) -> comfy_table::Table {
+    let mut table = output::table(&["BACKUP", "CHECK", "RESULT", "FINDINGS", "TOOK"]);
+    for check in &certificate.checks {
+        let result = match check.outcome {
+            Outcome::Passed => "passed",
+            Outcome::Failed => "FAILED",
+            Outcome::Unknown => "unknown",
+        };
+        table.add_row([
+            certificate.set.to_string(),
+            check.name.clone(),
+            result.to_owned(),
+            check.found.len().to_string(),
+            human::duration(SignedDuration::try_from_secs_f64(check.seconds).unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+fn certificates(control: &ControlPlane, place: &Place, context: &Context) -> Result<(Vec<Listed>, Exit), Failure> {
+    let (mut all, mut exit) = (Vec::new(), Exit::Ok);
+    for policy in control.configuration.select_all(place.cluster.as_ref())? {
+        let repositories = control.repositories_of(policy, place.repo.as_ref())?;
+        for (_, error) in &repositories.failed {
+            exit = Exit::Warnings;
+            context.output.note(&format!("warning: {}", error.chain()));
+        }
+        all.extend(drill::list(control, policy, &repositories)?);
+    }
+    for broken in all.iter().filter(|listed| !listed.chained) {
+        exit = Exit::Warnings;
+        context.output.note(&format!(
+            "warning: the certificate of {} does not follow the one before it: something was changed or taken away",
+            broken.certificate.set
+        ));
+    }
+    Ok((all, exit))
+}
+
+fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let (all, exit) = certificates(&control, place, context)?;
+    let now = Timestamp::now();
+    context.output.items("CertificateList", &all, |wide| {
+        let mut heads = vec!["CLUSTER", "BACKUP", "VERDICT", "AGE", "RESTORE TOOK", "BUDGET", "ROWS"];
+        if wide {
+            heads.extend(["REPOSITORIES", "CHAINED", "IMAGE", "BY"]);
+        }
+        let mut table = output::table(&heads);
+        let took = |seconds: f64| human::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
+        for Listed { certificate, repositories, chained } in &all {
+            let mut row = vec![
+                certificate.cluster.to_string(),
+                certificate.set.to_string(),
+                certificate.verdict.to_string(),
+                human::age(certificate.ended_at, now),
+                took(certificate.rto_seconds),
+                certificate.rto_budget_seconds.map_or_else(|| "-".to_owned(), took),
+                certificate.extent.as_ref().map_or_else(|| "-".to_owned(), |extent| extent.rows.to_string()),
+            ];
+            if wide {
+                row.extend([
+                    human::list(repositories),
+                    if *chained { "yes" } else { "NO" }.to_owned(),
+                    certificate.image.name.clone(),
+                    certificate.by.clone(),
+                ]);
+            }
+            table.add_row(row);
+        }
+        table
+    })?;
+    Ok(exit)
+}
+
+fn show(place: &Place, backup: Option<&Selector>, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(place.cluster.as_ref())?;
+    let place = Place { cluster: Some(policy.name.clone()), repo: place.repo.clone() };
+    let set: Option<SetId> = match backup {
+        None => None,
+        Some(selector) => {
+            let repositories = control.repositories_of(policy, place.repo.as_ref())?;
+            Some(repositories.find(&control, policy, selector)?.commit.set)
+        }
+    };
+    let (all, exit) = certificates(&control, &place, context)?;
+    let wanted = |listed: &&Listed| set.as_ref().is_none_or(|set| listed.certificate.set == *set);
+    let Some(last) = all.iter().rfind(wanted) else {
+        let subject = set.map_or_else(|| format!("cluster \"{}\"", policy.name), |set| format!("backup {set}"));
+        return Err(Failure::message(Exit::NotFound, format!("{subject} has no certificate: no drill has judged it"))
+            .next(format!("drill it: pglife drill {}", policy.name)));
+    };
+    context.output.items("Certificate", std::slice::from_ref(last), |_| checks_table(&last.certificate))?;
+    for check in &last.certificate.checks {
+        for found in &check.found {
+            context.output.note(&format!("{}: {found}", check.name));
+        }
+    }
+    Ok(exit)
+}

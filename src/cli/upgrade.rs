@@ -1,0 +1,329 @@
+//! `pglife upgrade`: a cluster moves to a newer major; and what became of it.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Context, Failure, human, output};
+use crate::cluster::{ClusterName, PgMajor};
+use crate::exit::Exit;
+use crate::upgrade::journal::Phase;
+use crate::upgrade::plan::{Finding, Severity, UpgradePlan};
+use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
+
+/// The command line.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The cluster; not needed when there is only one
+    cluster: Option<ClusterName>,
+    /// The major version to move to
+    #[arg(long, value_name = "MAJOR", required = true)]
+    to: Option<PgMajor>,
+    /// The image to move to, instead of pglife/postgres:MAJOR
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// The file with the key of encrypted backups, instead of the configured one
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Look at everything and show what would be done; nothing is changed
+    #[arg(long, visible_alias = "dry-run")]
+    plan: bool,
+    /// With --plan: end with 6 where the upgrade could begin, with 4 where something blocks it
+    #[arg(long, requires = "plan")]
+    exit_code: bool,
+    /// Do it: the cluster is down meanwhile
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show the last upgrade
+    Status(Which),
+    /// Carry an upgrade that was cut to its end
+    Resume(Which),
+    /// Go back to the old server
+    Rollback(Rollback),
+    /// Remove the old server for good
+    Finalize(Finalize),
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The cluster; not needed when there is only one
+    cluster: Option<ClusterName>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rollback {
+    /// The cluster; not needed when there is only one
+    cluster: Option<ClusterName>,
+    /// Go back even though clients may have written to the new server; it is backed up before
+    #[arg(long)]
+    accept_data_loss: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Finalize {
+    /// The cluster; not needed when there is only one
+    cluster: Option<ClusterName>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A plan, as programs read it.
+#[derive(Serialize)]
+struct PlanItem<'a> {
+    blocked: bool,
+    findings: &'a [Finding],
+    steps: &'a [String],
+    plan: &'a UpgradePlan,
+}
+
+/// An upgrade, as programs read it.
+#[derive(Serialize)]
+struct Item<'a> {
+    cluster: &'a ClusterName,
+    upgrade: &'a str,
+    from: PgMajor,
+    to: PgMajor,
+    method: &'a str,
+    /// `open`, `undoing`, `committed`, `upgraded`, `as-before`, `finalized`.
+    phase: &'static str,
+    step: &'a str,
+    started_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downtime_seconds: Option<f64>,
+    kept_container: &'a str,
+    kept_volume: &'a str,
+    report: &'a Report,
+    warnings: &'a [String],
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    match (args.command, args.to) {
+        (Some(Command::Status(which)), _) => status(&which, context),
+        (Some(Command::Resume(which)), _) => resume(&which, context).await,
+        (Some(Command::Rollback(args)), _) => rollback(&args, context).await,
+        (Some(Command::Finalize(args)), _) => finalize(&args, context).await,
+        (None, Some(to)) => {
+            let request = UpgradeRequest { to, image: args.image, identity: args.identity };
+            begin(args.cluster.as_ref(), request, (args.plan, args.exit_code, args.yes), context).await
+        }
+        (None, None) => Err(Failure::message(Exit::Usage, "--to MAJOR is missing")),
+    }
+}
+
+async fn begin(
+    cluster: Option<&ClusterName>,
+    request: UpgradeRequest,
+    (plan_only, exit_code, yes): (bool, bool, bool),
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(cluster)?.clone();
+    let prepared = upgrade::prepare(&control, &policy, &request).await?;
+    let blocked = prepared.findings.iter().any(|finding| finding.severity == Severity::Blocks);
+    if plan_only {
+        show_plan(&prepared, blocked, context)?;
+        return Ok(match (exit_code, blocked) {
+            (false, _) => Exit::Ok,
+            (true, false) => Exit::ChangesPending,
+            (true, true) => Exit::Refused,
+        });
+    }
+    if !blocked {
+        let what = format!(
+            "upgrade cluster \"{}\" from PostgreSQL {} to {}; it is down meanwhile",
+            policy.name, prepared.plan.from, prepared.plan.to
+        );
+        context.confirm(yes, &what).await?;
+    }
+    let reporter = context.reporter();
+    let done = Box::pin(upgrade::upgrade(&control, &policy, &prepared, &|tick| reporter.tick(tick))).await;
+    reporter.finish();
+    let done = done?;
+    show(&[(&done.recorded, &done.warnings)], context)?;
+    tell(&done, context);
+    Ok(upgrade::exit_of(&done))
+}
+
+fn steps(plan: &UpgradePlan) -> Vec<String> {
+    let (container, data) = (&plan.container, &plan.data_container);
+    vec![
+        format!("stop container {container}; from here on nobody is served"),
+        format!(
+            "start the same server in {}, which nobody knows; count and hash every row",
+            plan.trial(upgrade::plan::Trial::Source)
+        ),
+        format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
+        format!(
+            "make volume {}; start PostgreSQL {} on it in {}",
+            plan.new_volume,
+            plan.to,
+            plan.trial(upgrade::plan::Trial::Target)
+        ),
+        "restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; ANALYZE".to_owned(),
+        "count and hash every row of the new server; compare with the old one".to_owned(),
+        format!("start it once with every setting, in {}", plan.trial(upgrade::plan::Trial::Proof)),
+        "commit: until here a failure goes back, from here on forward".to_owned(),
+        format!(
+            "rename {container} to {}, {data} to {}; both are kept, stopped",
+            plan.kept_container, plan.kept_data_container
+        ),
+        format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
+        "write the new major into the policy; take the first backup".to_owned(),
+    ]
+}
+
+fn show_plan(prepared: &Prepared, blocked: bool, context: &Context) -> Result<(), Failure> {
+    let steps = steps(&prepared.plan);
+    let item = PlanItem { blocked, findings: &prepared.findings, steps: &steps, plan: &prepared.plan };
+    context.output.items("UpgradePlan", &[item], |_| {
+        let mut table = output::table(&["", "WHAT", "WHAT TO DO"]);
+        for finding in &prepared.findings {
+            let severity = match finding.severity {
+                Severity::Blocks => "blocks",
+                Severity::Warning => "warning",
+                Severity::Note => "note",
+            };
+            table.add_row([severity, &finding.what, &finding.remedy]);
+        }
+        for (number, step) in steps.iter().enumerate() {
+            table.add_row([format!("step {}", number + 1), step.clone(), String::new()]);
+        }
+        table
+    })?;
+    let plan = &prepared.plan;
+    context.output.note(&if blocked {
+        "nothing was done; what blocks must be mended first".to_owned()
+    } else {
+        format!("nothing was done; to do it: pglife upgrade {} --to {} --yes", plan.cluster, plan.to)
+    });
+    Ok(())
+}
+
+fn show(upgrades: &[(&Recorded, &[String])], context: &Context) -> Result<(), Failure> {
+    let items: Vec<Item<'_>> = upgrades
+        .iter()
+        .map(|(recorded, warnings)| Item {
+            cluster: &recorded.plan.cluster,
+            upgrade: &recorded.id,
+            from: recorded.plan.from,
+            to: recorded.plan.to,
+            method: &recorded.plan.method,
+            phase: recorded.phase.as_str(),
+            step: &recorded.step,
+            started_at: recorded.started_at,
+            updated_at: recorded.updated_at,
+            downtime_seconds: recorded.report.downtime_seconds(),
+            kept_container: recorded.plan.kept_container.as_str(),
+            kept_volume: &recorded.plan.old_volume,
+            report: &recorded.report,
+            warnings,
+        })
+        .collect();
+    context.output.items("UpgradeList", &items, |_| {
+        let mut table = output::table(&["CLUSTER", "FROM", "TO", "PHASE", "DOWN", "COMPARED", "BACKUP"]);
+        for item in &items {
+            let dash = || "-".to_owned();
+            table.add_row([
+                item.cluster.to_string(),
+                item.from.to_string(),
+                item.to.to_string(),
+                item.phase.to_owned(),
+                item.downtime_seconds.map_or_else(dash, |seconds| format!("{seconds:.1} s")),
+                item.report
+                    .compared
+                    .map_or_else(dash, |compared| format!("{} tables, {} rows", compared.tables, compared.rows)),
+                item.report.backup.as_ref().map_or_else(dash, ToString::to_string),
+            ]);
+        }
+        table
+    })
+}
+
+fn tell(done: &Upgraded, context: &Context) {
+    for warning in &done.warnings {
+        context.output.note(&format!("warning: {warning}"));
+    }
+    tell_of(&done.recorded, context);
+}
+
+fn tell_of(recorded: &Recorded, context: &Context) {
+    let plan = &recorded.plan;
+    let cluster = &plan.cluster;
+    context.output.note(&match recorded.phase {
+        Phase::Upgraded => format!(
+            "PostgreSQL {} serves; the old server is kept in {} and volume {}; when it is not needed any more: pglife upgrade finalize {cluster}",
+            plan.to, plan.kept_container, plan.old_volume
+        ),
+        Phase::AsBefore => {
+            let why = recorded.report.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("cluster \"{cluster}\" has PostgreSQL {} as before{why}", plan.from)
+        }
+        Phase::Finalized => format!("PostgreSQL {} serves; the old server was removed", plan.to),
+        Phase::Open | Phase::Undoing | Phase::Committed => format!(
+            "the upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {cluster}",
+            recorded.step
+        ),
+    });
+}
+
+fn status(which: &Which, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let mut found = Vec::new();
+    for policy in control.configuration.select_all(which.cluster.as_ref())? {
+        found.extend(upgrade::last(&control, &policy.name)?);
+    }
+    show(&found.iter().map(|recorded| (recorded, [].as_slice())).collect::<Vec<_>>(), context)?;
+    for recorded in &found {
+        tell_of(recorded, context);
+    }
+    if found.is_empty() {
+        context.output.note("no upgrade was ever begun");
+    }
+    let open = found.iter().any(|recorded| recorded.phase.goal().is_some());
+    Ok(if open { Exit::Warnings } else { Exit::Ok })
+}
+
+async fn resume(which: &Which, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(which.cluster.as_ref())?.clone();
+    let reporter = context.reporter();
+    let done = Box::pin(upgrade::resume(&control, &policy, &|tick| reporter.tick(tick))).await;
+    reporter.finish();
+    let done = done?;
+    show(&[(&done.recorded, &done.warnings)], context)?;
+    tell(&done, context);
+    Ok(upgrade::exit_of(&done))
+}
+
+async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(args.cluster.as_ref())?.clone();
+    let reporter = context.reporter();
+    let done = Box::pin(upgrade::rollback(&control, &policy, args.accept_data_loss, &|tick| reporter.tick(tick))).await;
+    reporter.finish();
+    let done = done?;
+    show(&[(&done.recorded, &done.warnings)], context)?;
+    tell(&done, context);
+    Ok(Exit::Ok)
+}
+
+async fn finalize(args: &Finalize, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(args.cluster.as_ref())?.clone();
+    let what = format!("remove the server that cluster \"{}\" had before its upgrade, with its data", policy.name);
+    context.confirm(args.yes, &what).await?;
+    let done = upgrade::finalize(&control, &policy).await?;
+    show(&[(&done.recorded, &done.warnings)], context)?;
+    tell(&done, context);
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,202 @@
+//! Keys, sessions and locks.
+//!
+//! A lock is a key that a session holds. A session ends when nobody renews it for its TTL (in fact up to twice that); what it
+//! held is free again after the lock-delay. A plain write goes through a lock, so whatever must be written by the holder alone
+//! goes through [`Consul::put_as`].
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Consul, ConsulError, encoded, words};
+
+/// How long a session lives without being renewed.
+pub const TTL: Duration = Duration::from_secs(30);
+/// How often it is renewed.
+pub const RENEW: Duration = Duration::from_secs(10);
+/// How long a lock stays closed after its session died.
+const LOCK_DELAY: Duration = Duration::from_secs(15);
+
+/// A session's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionId(String);
+
+/// A key and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Pair {
+    /// The key.
+    pub key: String,
+    /// Its content, in base64.
+    value: Option<String>,
+    /// The session that holds it.
+    pub session: Option<String>,
+}
+
+impl Pair {
+    /// What is in it, as text.
+    pub fn text(&self) -> String {
+        let bytes = self.value.as_deref().and_then(decoded).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NewSession<'a> {
+    name: &'a str,
+    #[serde(rename = "TTL")]
+    ttl: String,
+    lock_delay: String,
+    behavior: &'static str,
+}
+
+impl Consul {
+    /// Makes a session. It also ends with the health of its node: the agent's own checks are kept.
+    pub async fn create_session(&self, name: &str) -> Result<SessionId, ConsulError> {
+        let action = "make a session";
+        let session = NewSession {
+            name,
+            ttl: format!("{}s", TTL.as_secs()),
+            lock_delay: format!("{}s", LOCK_DELAY.as_secs()),
+            behavior: "release",
+        };
+        let body = serde_json::to_vec(&session).expect("texts");
+        let answer = self.ask(Method::PUT, "/v1/session/create", Some(body), action).await?;
+        let created: Created = self.read(&self.good(answer, action)?, action)?;
+        Ok(SessionId(created.id))
+    }
+
+    /// Renews a session; false when it is dead.
+    pub async fn renew(&self, session: &SessionId) -> Result<bool, ConsulError> {
+        let action = "renew a session";
+        let answer = self.ask(Method::PUT, &format!("/v1/session/renew/{}", session.0), None, action).await?;
+        if answer.status.as_u16() == 404 {
+            return Ok(false);
+        }
+        self.good(answer, action).map(|_| true)
+    }
+
+    /// Ends a session.
+    pub async fn destroy(&self, session: &SessionId) -> Result<(), ConsulError> {
+        let action = "end a session";
+        let answer = self.ask(Method::PUT, &format!("/v1/session/destroy/{}", session.0), None, action).await?;
+        self.good(answer, action).map(drop)
+    }
+
+    /// Takes a lock; false when another session holds it, or when ours is dead.
+    pub async fn acquire(&self, key: &str, session: &SessionId, value: &str) -> Result<bool, ConsulError> {
+        let action = format!("take the lock {key}");
+        let path = format!("/v1/kv/{}?acquire={}", encoded(key), session.0);
+        let answer = self.ask(Method::PUT, &path, Some(value.as_bytes().to_vec()), &action).await?;
+        if answer.status.as_u16() == 500 && words(&answer.body).contains("invalid session") {
+            return Ok(false);
+        }
+        Ok(self.good(answer, &action)?.trim_ascii() == b"true")
+    }
+
+    /// Lets go of a lock. Its key stays.
+    pub async fn release(&self, key: &str, session: &SessionId) -> Result<(), ConsulError> {
+        let action = format!("let go of the lock {key}");
+        let path = format!("/v1/kv/{}?release={}", encoded(key), session.0);
+        let answer = self.ask(Method::PUT, &path, Some(Vec::new()), &action).await?;
+        self.good(answer, &action).map(drop)
+    }
+
+    /// What is in a key; None where it is not there.
+    pub async fn get(&self, key: &str) -> Result<Option<Pair>, ConsulError> {
+        Ok(self.pairs(&format!("/v1/kv/{}", encoded(key)), key).await?.into_iter().next())
+    }
+
+    /// All keys below one.
+    pub async fn list(&self, below: &str) -> Result<Vec<Pair>, ConsulError> {
+        self.pairs(&format!("/v1/kv/{}/?recurse=true&consistent", encoded(below)), below).await
+    }
+
+    async fn pairs(&self, path: &str, key: &str) -> Result<Vec<Pair>, ConsulError> {
+        let action = format!("read {key}");
+        let answer = self.ask(Method::GET, path, None, &action).await?;
+        if answer.status.as_u16() == 404 {
+            return Ok(Vec::new());
+        }
+        self.read(&self.good(answer, &action)?, &action)
+    }
+
+    /// Writes a key, if `session` is alive; false when it is dead.
+    pub async fn put_as(&self, session: &SessionId, key: &str, value: &str) -> Result<bool, ConsulError> {
+        let action = format!("write {key}");
+        let body = json!([
+            { "KV": { "Verb": "check-session", "Key": self.key("leader"), "Session": session.0 } },
+            { "KV": { "Verb": "set", "Key": key, "Value": in_base64(value.as_bytes()) } },
+        ]);
+        let body = serde_json::to_vec(&body).expect("texts");
+        let answer = self.ask(Method::PUT, "/v1/txn", Some(body), &action).await?;
+        if answer.status.as_u16() == 409 {
+            return Ok(false);
+        }
+        self.good(answer, &action).map(|_| true)
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// RFC 4648, section 4.
+fn in_base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().chain([0, 0].iter()).take(3).fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
+        for place in 0..4 {
+            let index = usize::try_from(group >> (18 - 6 * place) & 63).expect("below 64");
+            text.push(if place <= chunk.len() { char::from(ALPHABET[index]) } else { '=' });
+        }
+    }
+    text
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let mut group = 0_u32;
+        for letter in chunk {
+            let value = ALPHABET.iter().position(|known| known == letter)?;
+            group = group << 6 | u32::try_from(value).ok()?;
+        }
+        group <<= 6 * (4 - chunk.len());
+        bytes.extend(group.to_be_bytes()[1..].iter().take(chunk.len() * 6 / 8));
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (plain, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
+        {
+            assert_eq!(in_base64(plain.as_bytes()), text);
+            assert_eq!(decoded(text).expect("base64"), plain.as_bytes());
+        }
+        assert_eq!(decoded("!!"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn base64_comes_back(bytes: Vec<u8>) {
+            prop_assert_eq!(decoded(&in_base64(&bytes)).expect("base64"), bytes);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! Keeps Consul told: who leads, what the checks say, what is known of the backups. Everything it says is on the board.
+//!
+//! ```text
+//! every 10 s:  session renewed, lock held? ─▶ role ─▶ the loop (with the slots that others fired)
+//! every 30 s, and when a verdict changed:  services there? ─▶ register what is missing ─▶ speak for every check ─▶ KV
+//! ```
+//!
+//! Freshness is on services of pglife's own, never on the node and never on the database's service: a stale backup must not take
+//! a database out of DNS. Its services stay when the daemon ends: when nobody speaks for them, the checks turn critical.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::lease::{Lease, Standing, next};
+use crate::cluster::ClusterName;
+use crate::consul::service::{CheckKind, CheckRegistration, Registration, Service, Status};
+use crate::consul::session::{RENEW, SessionId};
+use crate::consul::{Consul, ConsulError};
+use crate::policy::freshness::Level;
+use crate::state::{Fired, FiredSlots};
+use crate::status::board::{Board, Role, Snapshot};
+use crate::status::{ClusterStatus, KindStatus, verdicts};
+
+/// How often every check is spoken for.
+const BEAT: Duration = Duration::from_secs(30);
+/// How long the agent waits before it takes silence for trouble.
+const TTL: &str = "120s";
+/// The name of the services with the backups' checks.
+const BACKUPS: &str = "pglife-backup";
+
+/// What the loop is told.
+#[derive(Debug)]
+pub(super) enum News {
+    /// This daemon leads from now on; these slots were fired by others.
+    Leader(FiredSlots),
+    /// It does not lead.
+    Other(Role),
+    /// Consul came, or went.
+    Answers(bool, String),
+}
+
+/// What the loop and the keeper share.
+#[derive(Debug, Default)]
+pub(super) struct Fence(Mutex<Option<SessionId>>);
+
+impl Fence {
+    fn set(&self, session: Option<SessionId>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    /// The session that holds the leader's lock.
+    fn session(&self) -> Option<SessionId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The slots of one cluster as they are in KV.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Schedule(BTreeMap<String, Slot>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Slot {
+    schedule: String,
+    at: Timestamp,
+}
+
+/// Writes the slots of a cluster where a later leader finds them. False: they are not written, and nothing may start.
+pub(super) async fn share(consul: &Consul, fence: &Fence, cluster: &ClusterName, fired: &FiredSlots) -> bool {
+    let Some(session) = fence.session() else { return false };
+    let of_cluster = fired.iter().filter(|((name, _), _)| name == cluster);
+    let slots =
+        of_cluster.map(|((_, task), fired)| (task.clone(), Slot { schedule: fired.schedule.clone(), at: fired.at }));
+    let text = serde_json::to_string(&Schedule(slots.collect())).expect("texts");
+    match consul.put_as(&session, &consul.key(&format!("state/{cluster}/schedule")), &text).await {
+        Ok(written) => written,
+        Err(error) => {
+            tracing::warn!(%cluster, "a slot cannot be shared through Consul, so its run waits: {error}");
+            false
+        }
+    }
+}
+
+/// Takes the newer of two memories.
+pub(super) fn merge(ours: &mut FiredSlots, theirs: FiredSlots) -> Vec<(ClusterName, String)> {
+    let mut changed = Vec::new();
+    for (key, fired) in theirs {
+        let newer = ours.get(&key).is_none_or(|known| known.at < fired.at);
+        if newer {
+            ours.insert(key.clone(), fired);
+            changed.push(key);
+        }
+    }
+    changed
+}
+
+/// What the keeper works with.
+pub(super) struct Keeper {
+    pub(super) consul: Arc<Consul>,
+    pub(super) board: Arc<Board>,
+    pub(super) fence: Arc<Fence>,
+    pub(super) news: mpsc::Sender<News>,
+    /// Where HTTP is served.
+    pub(super) http: Option<SocketAddr>,
+    /// Without Consul nothing is started.
+    pub(super) waits: bool,
+}
+
+impl Keeper {
+    /// Works until `cancel`; then lets go of the lock. The checks stay.
+    pub(super) async fn run(self, cancel: CancellationToken) {
+        let instance = self.board.read().instance;
+        let mut lease = Lease::new(&self.consul, &instance);
+        let mut standing: Option<Standing> = None;
+        let mut answers: Option<bool> = None;
+        let mut beaten: Option<(Instant, Vec<Status>)> = None;
+        let mut written = HashMap::new();
+        while !cancel.is_cancelled() {
+            let (attempt, error) = lease.attempt(&self.consul).await;
+            self.hear(&mut answers, error.as_ref()).await;
+            let before = standing.map(|standing| standing.role);
+            let now = next(standing, attempt, self.waits, Instant::now());
+            standing = Some(now);
+            self.fence.set(lease.session().filter(|_| now.role == Role::Leader).cloned());
+            if before != Some(now.role) && !self.announce(now.role).await {
+                standing = before.map(|role| Standing { role, held_at: None });
+            }
+            if error.is_none() {
+                let told = self.beat(now.role, &mut beaten, &mut written, lease.session()).await;
+                if let Err(error) = told {
+                    tracing::warn!("Consul could not be told: {error}");
+                    beaten = None;
+                }
+            } else {
+                beaten = None;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RENEW) => {}
+                () = cancel.cancelled() => {}
+            }
+        }
+        self.fence.set(None);
+        lease.end(&self.consul).await;
+        if let Err(error) = self.consul.deregister(&format!("pglife-{instance}")).await {
+            tracing::warn!("the daemon's own service stays registered: {error}");
+        }
+    }
+
+    async fn hear(&self, answers: &mut Option<bool>, error: Option<&ConsulError>) {
+        let up = error.is_none();
+        let words = error.map(chain).unwrap_or_default();
+        self.board.change(|snapshot| snapshot.consul_up = Some(up));
+        let flag = error.map(|error| format!("{}; next: {}", chain(error), error.next()));
+        self.board.flag("consul", flag);
+        if *answers != Some(up) && (!up || answers.is_some()) {
+            self.news.send(News::Answers(up, words)).await.ok();
+        }
+        *answers = Some(up);
+    }
+
+    /// Tells the loop of a new role; a leader brings the slots that were fired before it. False: it cannot lead yet.
+    async fn announce(&self, role: Role) -> bool {
+        let news = if role == Role::Leader {
+            match self.slots().await {
+                Ok(slots) => News::Leader(slots),
+                Err(error) => {
+                    tracing::warn!("what other daemons started cannot be read, so nothing is started yet: {error}");
+                    return false;
+                }
+            }
+        } else {
+            News::Other(role)
+        };
+        self.news.send(news).await.is_ok()
+    }
+
+    /// Every slot in KV.
+    async fn slots(&self) -> Result<FiredSlots, ConsulError> {
+        let mut slots = FiredSlots::new();
+        let below = self.consul.key("state");
+        for pair in self.consul.list(&below).await? {
+            let Some(rest) = pair.key.strip_prefix(&below).and_then(|rest| rest.strip_prefix('/')) else { continue };
+            let Some(Ok(cluster)) = rest.strip_suffix("/schedule").map(ClusterName::new) else { continue };
+            let Ok(Schedule(of_cluster)) = serde_json::from_str(&pair.text()) else {
+                tracing::warn!("{} cannot be read and counts as empty", pair.key);
+                continue;
+            };
+            for (task, slot) in of_cluster {
+                slots.insert((cluster.clone(), task), Fired { schedule: slot.schedule, at: slot.at });
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Brings the agent in line with the board, if it is time.
+    async fn beat(
+        &self,
+        role: Role,
+        beaten: &mut Option<(Instant, Vec<Status>)>,
+        written: &mut HashMap<String, String>,
+        session: Option<&SessionId>,
+    ) -> Result<(), ConsulError> {
+        let snapshot = self.board.read();
+        let now = Timestamp::now();
+        let said = if role == Role::Standby || snapshot.looked_at.is_none() { vec![] } else { said(&snapshot, now) };
+        let levels: Vec<Status> = said.iter().map(|(_, status, _)| *status).collect();
+        let is_due = beaten.as_ref().is_none_or(|(at, before)| at.elapsed() >= BEAT || *before != levels);
+        if !is_due {
+            return Ok(());
+        }
+        let mut wanted = vec![own(&snapshot, role, self.http)];
+        if role != Role::Standby && snapshot.looked_at.is_some() {
+            wanted.extend(snapshot.clusters.iter().map(|cluster| of_cluster(&snapshot, cluster, self.http)));
+        }
+        let (there, checks) = (self.consul.services().await?, self.consul.checks().await?);
+        for registration in &wanted {
+            let is_whole = there.get(&registration.id).is_some_and(|service| is_same(service, registration))
+                && registration.checks.iter().all(|check| checks.contains_key(&check.id))
+                && checks.iter().filter(|(_, check)| check.service == registration.id).count()
+                    == registration.checks.len();
+            if !is_whole {
+                tracing::info!("registering {} in Consul", registration.id);
+                self.consul.register(registration).await?;
+            }
+        }
+        for id in surplus(&there, &wanted, &snapshot, role) {
+            tracing::info!("deregistering {id} in Consul");
+            self.consul.deregister(&id).await?;
+        }
+        for (check, status, output) in &said {
+            if !self.consul.update(check, *status, output).await? {
+                tracing::warn!("Consul has forgotten the check {check}; it is registered again at the next beat");
+            }
+        }
+        *beaten = Some((Instant::now(), levels));
+        if let (Role::Leader, Some(session)) = (role, session) {
+            self.write_states(&snapshot, written, session).await?;
+        }
+        Ok(())
+    }
+
+    /// What is known of the backups, for those who read KV; each document only when it changed.
+    async fn write_states(
+        &self,
+        snapshot: &Snapshot,
+        written: &mut HashMap<String, String>,
+        session: &SessionId,
+    ) -> Result<(), ConsulError> {
+        for cluster in &snapshot.clusters {
+            for (kind, status) in [("dump", &cluster.dump), ("volume", &cluster.volume)] {
+                let key = self.consul.key(&format!("state/{}/backup/{kind}", cluster.cluster));
+                let text = document(status);
+                if written.get(&key) != Some(&text) && self.consul.put_as(session, &key, &text).await? {
+                    written.insert(key, text);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `state/<cluster>/backup/<kind>` holds.
+fn document(status: &KindStatus) -> String {
+    let text = serde_json::json!({
+        "last_backup": status.last_backup,
+        "last_attempt_at": status.last_attempt_at,
+        "last_attempt": status.last_attempt,
+        "failures_since_success": status.failures_since_success,
+        "next_run_at": status.next_run_at,
+        "limits": status.limits,
+    });
+    text.to_string()
+}
+
+/// The daemon's own service.
+fn own(snapshot: &Snapshot, role: Role, http: Option<SocketAddr>) -> Registration {
+    let id = format!("pglife-{}", snapshot.instance);
+    let checks = http.map(|address| CheckRegistration {
+        id: format!("{id}-http"),
+        name: "pglife daemon".to_owned(),
+        notes: "the daemon's wheel turns".to_owned(),
+        status: Status::Warning,
+        kind: CheckKind::Http {
+            url: format!("http://{}/healthz", reachable(address)),
+            interval: "10s".to_owned(),
+            timeout: "5s".to_owned(),
+        },
+    });
+    let tag = match role {
+        Role::Standby => "standby",
+        Role::Alone | Role::Leader => "leader",
+    };
+    Registration {
+        id,
+        name: "pglife".to_owned(),
+        tags: vec![tag.to_owned()],
+        meta: meta(snapshot, None),
+        address: String::new(),
+        port: http.map_or(0, |address| address.port()),
+        checks: checks.into_iter().collect(),
+    }
+}
+
+/// Where the agent on this machine reaches what listens there: "everywhere" is no address to connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    SocketAddr::new(loopback, address.port())
+}
+
+/// The service with the checks of a cluster.
+fn of_cluster(snapshot: &Snapshot, cluster: &ClusterStatus, http: Option<SocketAddr>) -> Registration {
+    let id = format!("{BACKUPS}-{}", cluster.cluster);
+    let checks = verdicts(cluster).into_iter().map(|verdict| CheckRegistration {
+        id: format!("{id}-{}", verdict.check),
+        name: format!("{} of {}", verdict.check, cluster.cluster),
+        notes: "kept by pglife".to_owned(),
+        // Whoever starts has not looked yet; a page at night for that would be a lie.
+        status: Status::Warning,
+        kind: CheckKind::Ttl { ttl: TTL.to_owned() },
+    });
+    Registration {
+        checks: checks.collect(),
+        name: BACKUPS.to_owned(),
+        tags: vec![cluster.cluster.to_string(), format!("pg{}", cluster.major)],
+        meta: meta(snapshot, Some(cluster)),
+        address: String::new(),
+        port: http.map_or(0, |address| address.port()),
+        id,
+    }
+}
+
+fn meta(snapshot: &Snapshot, cluster: Option<&ClusterStatus>) -> BTreeMap<String, String> {
+    let mut meta = BTreeMap::from([
+        ("managed_by".to_owned(), "pglife".to_owned()),
+        ("instance".to_owned(), snapshot.instance.clone()),
+        ("version".to_owned(), snapshot.version.to_owned()),
+    ]);
+    if let Some(cluster) = cluster {
+        meta.insert("cluster".to_owned(), cluster.cluster.to_string());
+        meta.insert("pg_major".to_owned(), cluster.major.clone());
+        meta.insert("host".to_owned(), cluster.host.clone());
+    }
+    meta
+}
+
+fn is_same(service: &Service, wanted: &Registration) -> bool {
+    service.service == wanted.name
+        && service.tags == wanted.tags
+        && service.meta == wanted.meta
+        && service.port == wanted.port
+}
+
+/// Services of this daemon that are not wanted any more. Nobody else's are touched.
+fn surplus(there: &BTreeMap<String, Service>, wanted: &[Registration], snapshot: &Snapshot, role: Role) -> Vec<String> {
+    // Before the first look nothing is known, so nothing is too much.
+    if role != Role::Standby && snapshot.looked_at.is_none() {
+        return vec![];
+    }
+    let is_ours = |service: &Service| {
+        let is = |key: &str, value: &str| service.meta.get(key).is_some_and(|found| found == value);
+        is("managed_by", "pglife") && is("instance", &snapshot.instance)
+    };
+    let unwanted =
+        there.iter().filter(|(id, service)| is_ours(service) && wanted.iter().all(|wanted| wanted.id != **id));
+    unwanted.map(|(id, _)| id.clone()).collect()
+}
+
+/// What is said of every check.
+fn said(snapshot: &Snapshot, now: Timestamp) -> Vec<(String, Status, String)> {
+    let mut said = Vec::new();
+    for cluster in &snapshot.clusters {
+        for verdict in verdicts(&cluster.at(now)) {
+            let status = match verdict.level {
+                Level::Ok => Status::Passing,
+                Level::Warn => Status::Warning,
+                Level::Critical => Status::Critical,
+            };
+            said.push((format!("{BACKUPS}-{}-{}", cluster.cluster, verdict.check), status, verdict.text));
+        }
+    }
+    said
+}
+
+fn chain(error: &ConsulError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_memory_counts() {
+        let key = |name: &str| (ClusterName::new(name).expect("a name"), "dump".to_owned());
+        let fired = |second| Fired { schedule: "s".to_owned(), at: Timestamp::from_second(second).expect("a time") };
+        let mut ours = FiredSlots::from([(key("a"), fired(5)), (key("b"), fired(5))]);
+        let changed =
+            merge(&mut ours, FiredSlots::from([(key("a"), fired(7)), (key("b"), fired(3)), (key("c"), fired(1))]));
+        assert_eq!(changed, [key("a"), key("c")]);
+        assert_eq!((ours[&key("a")].clone(), ours[&key("b")].clone()), (fired(7), fired(5)));
+    }
+
+    #[test]
+    fn nobody_else_s_services_are_touched() {
+        let board = Board::new("one".to_owned(), Timestamp::UNIX_EPOCH);
+        board.change(|snapshot| snapshot.looked_at = Some(Timestamp::UNIX_EPOCH));
+        let snapshot = board.read();
+        let service = |managed: &str, instance: &str| Service {
+            service: BACKUPS.to_owned(),
+            tags: vec![],
+            meta: BTreeMap::from([
+                ("managed_by".to_owned(), managed.to_owned()),
+                ("instance".to_owned(), instance.to_owned()),
+            ]),
+            port: 0,
+        };
+        let there = BTreeMap::from([
+            ("pglife-backup-gone".to_owned(), service("pglife", "one")),
+            ("pglife-backup-theirs".to_owned(), service("pglife", "two")),
+            ("postgres".to_owned(), service("", "")),
+            ("pglife-one".to_owned(), service("pglife", "one")),
+        ]);
+        let wanted = [own(&snapshot, Role::Leader, None)];
+        assert_eq!(surplus(&there, &wanted, &snapshot, Role::Leader), ["pglife-backup-gone"]);
+    }
+
+    #[test]
+    fn everywhere_is_reached_at_loopback() {
+        let reached = |address: &str| reachable(address.parse().expect("an address")).to_string();
+        assert_eq!(
+            [reached("0.0.0.0:1"), reached("[::]:2"), reached("10.0.0.1:3")],
+            ["127.0.0.1:1", "[::1]:2", "10.0.0.1:3"]
+        );
+    }
+
+    #[test]
+    fn ids_cannot_be_mistaken_for_registrator_s() {
+        let board = Board::new("one".to_owned(), Timestamp::UNIX_EPOCH);
+        let http = Some("127.0.0.1:8432".parse().expect("an address"));
+        let own = own(&board.read(), Role::Leader, http);
+        assert!(!own.id.contains(':') && own.checks.iter().all(|check| !check.id.contains(':')));
+        let text = serde_json::to_string(&own).expect("JSON");
+        assert!(text.contains(r#""CheckID":"pglife-one-http""#) && text.contains(r#""Interval":"10s""#), "{text}");
+        assert!(!text.contains("DeregisterCriticalServiceAfter"));
+    }
+}

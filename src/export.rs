@@ -1,0 +1,210 @@
+//! `pglife backups export`: a set as an ordinary folder, for a disk in a safe or a machine without pglife.
+//!
+//! ```text
+//! set is held ─▶ manifest ─▶ .pglife-export-… beside the destination: each object copied and hashed ─▶ fsync ─▶ rename
+//! ```
+//!
+//! Invariant: the destination is the whole set, every byte of it as it was written, or is not there. An encrypted set is
+//! exported as it is, and needs no key.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::backup_set::{Commit, Digest, Measured, StoredObject};
+use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed};
+use crate::exit::Exit;
+use crate::storage::{Key, Repository, StorageError, Store};
+
+/// How much is read at once: large enough for a bucket far away, which answers each read with a request.
+const BLOCK: usize = 8 << 20;
+/// The largest manifest and `COMMIT` that are copied.
+const DOCUMENT_LIMIT: u64 = 1 << 30;
+
+/// A set that was exported.
+#[derive(Debug)]
+pub struct Exported {
+    /// The set.
+    pub commit: Commit,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Files in it.
+    pub files: usize,
+    /// Their size.
+    pub bytes: u64,
+}
+
+/// Writes the set of `commit` to `destination`, a folder that is empty or does not exist.
+pub async fn export(
+    control: &ControlPlane,
+    repository: &Repository,
+    commit: &Commit,
+    destination: &Path,
+    progress: Progress<'_>,
+) -> Result<Exported, OperationError> {
+    let what = format!("export of backup {} failed", commit.set);
+    let safe = format!("the backup is as it was; {} was not written", destination.display());
+    let _held = control.state.hold_set(&commit.set).map_err(failed(&what))?;
+    let objects = catalogue::stored_objects(repository, commit)?;
+    let disk = |source: io::Error| OperationError {
+        source: Some(Box::new(source)),
+        ..OperationError::new(Exit::Failed, format!("{what}: {} cannot be written", destination.display()))
+            .safe(&safe)
+            .next("name a folder on a disk with enough space that you may write to")
+    };
+    let destination = std::path::absolute(destination).map_err(disk)?;
+    let taken = match fs::read_dir(&destination) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    if taken {
+        let what = format!("{what}: {} is there already and not an empty folder", destination.display());
+        return Err(OperationError::new(Exit::Refused, what).safe("nothing was written").next("name a new folder"));
+    }
+    let parent = destination.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(disk)?;
+    // Mode 0700, as everything of the database is in it.
+    let half = tempfile::Builder::new().prefix(".pglife-export-").tempdir_in(parent).map_err(disk)?;
+
+    progress(Tick::Step(format!("exporting {}", commit.set)));
+    let copy = Copy {
+        repository: repository.clone(),
+        commit: commit.clone(),
+        objects,
+        folder: half.path().to_owned(),
+        cancel: control.cancel.clone(),
+    };
+    let (told, mut heard) = tokio::sync::watch::channel(0);
+    let copying = tokio::task::spawn_blocking(move || copy.all(&told));
+    let expected = commit.stored_bytes;
+    while heard.changed().await.is_ok() {
+        let stored = *heard.borrow_and_update();
+        progress(Tick::Bytes { plain: stored, stored, expected: Some(expected) });
+    }
+    let copied = copying.await.unwrap_or_else(|panic| Err(CopyError::Disk(io::Error::other(panic))));
+    let (files, bytes) = copied.map_err(|error| match error {
+        CopyError::Interrupted => OperationError::new(Exit::Interrupted, format!("{what}: interrupted")).safe(&safe),
+        CopyError::Disk(error) => disk(error),
+        CopyError::Storage(error) => failed(&what)(error).safe(&safe),
+        CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
+            .safe(&safe)
+            .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
+    })?;
+
+    // On the disk before it has its name, and its name too.
+    fs::rename(half.path(), &destination).and_then(|()| File::open(parent)?.sync_all()).map_err(disk)?;
+    // It is elsewhere now; there is nothing left to remove.
+    let _moved = half.keep();
+    Ok(Exported { commit: commit.clone(), folder: destination, files, bytes })
+}
+
+/// Why a copy ended early.
+#[derive(Debug)]
+enum CopyError {
+    Interrupted,
+    /// The destination.
+    Disk(io::Error),
+    /// The repository.
+    Storage(StorageError),
+    /// What is read is not what was written.
+    Damaged(String),
+}
+
+/// Everything that copying needs, on a thread of its own.
+struct Copy {
+    repository: Repository,
+    commit: Commit,
+    objects: Vec<StoredObject>,
+    folder: PathBuf,
+    cancel: CancellationToken,
+}
+
+impl Copy {
+    /// Copies every object, and tells how many bytes are done. Returns the number of files and their size.
+    fn all(&self, told: &tokio::sync::watch::Sender<u64>) -> Result<(usize, u64), CopyError> {
+        let store = self.repository.store();
+        let location = self.commit.location();
+        let key = |name: &str| {
+            Key::new(location.key(name)).map_err(|error| CopyError::Damaged(format!("the manifest names {error}")))
+        };
+        let mut bytes = 0;
+        for object in &self.objects {
+            let measured = self.one(store, &key(&object.name)?, &object.name, |more| {
+                bytes += more;
+                told.send_replace(bytes);
+            })?;
+            if measured != object.stored {
+                let why = format!(
+                    "{}: its digest is {}, {} was recorded",
+                    object.name, measured.blake3, object.stored.blake3
+                );
+                return Err(CopyError::Damaged(why));
+            }
+        }
+        let manifest = self.commit.naming().document("manifest.json");
+        for name in [manifest.as_str(), "COMMIT"] {
+            let content = store.read_small(&key(name)?, DOCUMENT_LIMIT).map_err(CopyError::Storage)?;
+            let expected = if name == "COMMIT" { Digest::of(&content) } else { self.commit.manifest_blake3 };
+            if Digest::of(&content) != expected {
+                return Err(CopyError::Damaged(format!("{name} changed while it was copied")));
+            }
+            let mut file = File::create_new(self.folder.join(name)).map_err(CopyError::Disk)?;
+            file.write_all(&content).and_then(|()| file.sync_all()).map_err(CopyError::Disk)?;
+            bytes += content.len() as u64;
+        }
+        sync_folders(&self.folder).map_err(CopyError::Disk)?;
+        Ok((self.objects.len() + 2, bytes))
+    }
+
+    fn one(
+        &self,
+        store: &dyn Store,
+        key: &Key,
+        name: &str,
+        mut passed: impl FnMut(u64),
+    ) -> Result<Measured, CopyError> {
+        // A name that is a key has no way out of the folder.
+        let path = self.folder.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(CopyError::Disk)?;
+        }
+        let mut file = File::create_new(&path).map_err(CopyError::Disk)?;
+        let object = store.open(key).map_err(|error| match error {
+            // The set is committed and held: what is not there is lost.
+            StorageError::NotFound { .. } => CopyError::Damaged(error.to_string()),
+            error => CopyError::Storage(error),
+        })?;
+        let mut hasher = blake3::Hasher::new();
+        let mut block = vec![0; BLOCK];
+        let (size, mut offset) = (object.size(), 0);
+        while offset < size {
+            if self.cancel.is_cancelled() {
+                return Err(CopyError::Interrupted);
+            }
+            let length = usize::try_from(size - offset).unwrap_or(BLOCK).min(BLOCK);
+            let block = &mut block[..length];
+            object
+                .read_exact_at(block, offset)
+                .map_err(|error| CopyError::Storage(StorageError::of_read(store.place(Some(key)), error)))?;
+            hasher.update(block);
+            file.write_all(block).map_err(CopyError::Disk)?;
+            offset += length as u64;
+            passed(length as u64);
+        }
+        file.sync_all().map_err(CopyError::Disk)?;
+        Ok(Measured { bytes: size, blake3: hasher.finalize().into() })
+    }
+}
+
+/// Makes the names in a folder, and in those below it, durable.
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,348 @@
+//! The page: one row a cluster, what goes on, what is wrong. Made on the server, without a script and without anything from
+//! elsewhere; every text from outside goes through [`escaped`].
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::policy::freshness::Level;
+use crate::status::board::{Role, Running, Snapshot};
+use crate::status::{ClusterStatus, KindStatus, verdicts};
+
+/// The stylesheet. Colours are never alone: each level is a word too.
+pub(super) const STYLE: &str = include_str!("style.css");
+
+/// Text as HTML shows it, in an element or an attribute.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+/// The whole page.
+pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
+    let clusters: Vec<ClusterStatus> = snapshot.clusters.iter().map(|cluster| cluster.at(now)).collect();
+    let worst = clusters.iter().map(level).max();
+    let bad = clusters.iter().filter(|cluster| level(cluster) > Level::Ok).count();
+    let headline = match (worst, snapshot.looked_at) {
+        (_, None) => "The daemon has just begun and has not looked yet.".to_owned(),
+        (None, _) => "No cluster has a policy yet.".to_owned(),
+        (Some(Level::Ok), _) => format!("All {} clusters are within their policies.", clusters.len()),
+        (Some(_), _) => format!("{bad} of {} clusters need attention.", clusters.len()),
+    };
+    let role = match snapshot.role {
+        Role::Alone => "works alone",
+        Role::Leader => "leads",
+        Role::Standby => "stands by: another daemon starts what is scheduled",
+    };
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"refresh\" content=\"10\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>pglife on {instance}: {title}</title>\n\
+         <link rel=\"stylesheet\" href=\"/style.css\">\n<link rel=\"icon\" href=\"data:,\">\n</head>\n<body>\n<header>\n\
+         <h1>pglife on {instance}</h1>\n<p class=\"headline {class}\">{headline}</p>\n</header>\n<main>\n",
+        instance = escaped(&snapshot.instance),
+        title = escaped(worst.map_or("starting", Level::as_str)),
+        class = worst.map_or("warn", Level::as_str),
+        headline = escaped(&headline),
+    );
+    if !snapshot.flags.is_empty() {
+        html.push_str(
+            "<section aria-labelledby=\"flags\">\n<h2 id=\"flags\">The daemon itself</h2>\n<ul class=\"flags\">\n",
+        );
+        for (subject, text) in &snapshot.flags {
+            html.push_str(&format!("<li><strong>{}</strong>: {}</li>\n", escaped(subject), escaped(text)));
+        }
+        html.push_str("</ul>\n</section>\n");
+    }
+    html.push_str(&running(snapshot, now));
+    html.push_str(&table(&clusters, now));
+    html.push_str(&reasons(&clusters));
+    html.push_str(&format!(
+        "</main>\n<footer>\n<p>Version {}, {role}, running since {}. {}</p>\n<p><a href=\"/api/v1/status\">JSON</a> \
+         <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readiness</a></p>\n</footer>\n</body>\n</html>\n",
+        escaped(snapshot.version),
+        moment(snapshot.started_at),
+        snapshot.looked_at.map_or_else(String::new, |at| format!("Last look {}.", moment(at))),
+    ));
+    html
+}
+
+fn level(cluster: &ClusterStatus) -> Level {
+    let worst = verdicts(cluster).into_iter().map(|verdict| verdict.level).max().unwrap_or(Level::Critical);
+    let server = matches!(cluster.server.as_str(), "healthy" | "running" | "starting");
+    if server && cluster.problems.is_empty() { worst } else { worst.max(Level::Warn) }
+}
+
+fn running(snapshot: &Snapshot, now: Timestamp) -> String {
+    if snapshot.running.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<String> = snapshot
+        .running
+        .iter()
+        .map(|run| {
+            format!(
+                "<li>{} of <strong>{}</strong>, {}: {} {}</li>\n",
+                run.task,
+                escaped(run.cluster.as_str()),
+                length(now.duration_since(run.started_at)),
+                escaped(&run.step),
+                progress(run),
+            )
+        })
+        .collect();
+    let rows = rows.concat();
+    format!(
+        "<section aria-labelledby=\"running\">\n<h2 id=\"running\">Running now</h2>\n<ul>\n{rows}</ul>\n</section>\n"
+    )
+}
+
+fn progress(run: &Running) -> String {
+    match run.expected_bytes.filter(|expected| *expected > 0) {
+        Some(expected) => {
+            let done = run.plain_bytes.min(expected);
+            let label = format!("{} of about {}", bytes(done), bytes(expected));
+            format!("<progress max=\"{expected}\" value=\"{done}\" aria-label=\"{label}\"></progress> {label}")
+        }
+        None if run.plain_bytes > 0 => bytes(run.plain_bytes),
+        None => String::new(),
+    }
+}
+
+fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
+    if clusters.is_empty() {
+        return String::new();
+    }
+    let heads = [
+        "Cluster",
+        "State",
+        "PostgreSQL",
+        "Last dump",
+        "Last volume backup",
+        "Next run",
+        "Failures since",
+        "Repositories",
+    ];
+    let head: Vec<String> = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
+    let rows: Vec<String> = clusters
+        .iter()
+        .map(|cluster| {
+            let level = level(cluster).as_str();
+            let next = [&cluster.dump, &cluster.volume].iter().filter_map(|kind| kind.next_run_at).min();
+            let failures = cluster.dump.failures_since_success + cluster.volume.failures_since_success;
+            let cells = [
+                format!("<span class=\"badge {level}\">{level}</span>"),
+                format!("{} on {}, {}", escaped(&cluster.major), escaped(&cluster.host), escaped(&cluster.server)),
+                last(&cluster.dump, now),
+                last(&cluster.volume, now),
+                next.map_or_else(|| "by hand".to_owned(), moment),
+                failures.to_string(),
+                repositories(cluster),
+            ];
+            let cells: Vec<String> = cells
+                .iter()
+                .zip(&heads[1..])
+                .map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>"))
+                .collect();
+            let cells = cells.concat();
+            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escaped(cluster.cluster.as_str()))
+        })
+        .collect();
+    let (head, rows) = (head.concat(), rows.concat());
+    format!(
+        "<section aria-labelledby=\"clusters\">\n<h2 id=\"clusters\">Clusters</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n\
+         <tbody>\n{rows}</tbody>\n</table>\n</section>\n"
+    )
+}
+
+fn last(kind: &KindStatus, now: Timestamp) -> String {
+    match (&kind.last_backup, kind.last_known_at) {
+        (Some(last), _) => {
+            let age = length(now.duration_since(last.completed_at));
+            format!("{} ({age} ago), {}", moment(last.completed_at), bytes(last.stored_bytes))
+        }
+        (None, Some(at)) => format!("{} (from the record of runs)", moment(at)),
+        (None, None) => "never".to_owned(),
+    }
+}
+
+fn repositories(cluster: &ClusterStatus) -> String {
+    let each = cluster.repositories.iter().map(|repository| {
+        let state = match (&repository.problem, repository.free_bytes) {
+            (Some(_), _) => "does not answer".to_owned(),
+            (None, Some(free)) => format!("{} free", bytes(free)),
+            (None, None) => "there".to_owned(),
+        };
+        format!("{}: {} backups, {state}", escaped(repository.name.as_str()), repository.backups)
+    });
+    each.collect::<Vec<_>>().join("<br>")
+}
+
+/// Why a cluster is not well, and what its last runs said.
+fn reasons(clusters: &[ClusterStatus]) -> String {
+    let mut items = String::new();
+    for cluster in clusters {
+        let mut say = |text: &str| {
+            items.push_str(&format!(
+                "<li><strong>{}</strong>: {}</li>\n",
+                escaped(cluster.cluster.as_str()),
+                escaped(text)
+            ));
+        };
+        for verdict in verdicts(cluster).iter().filter(|verdict| verdict.level > Level::Ok) {
+            say(&format!("{} is {}: {}", verdict.check, verdict.level.as_str(), verdict.text));
+        }
+        cluster.problems.iter().for_each(|problem| say(problem));
+        for (what, kind) in [("dump", &cluster.dump), ("volume backup", &cluster.volume)] {
+            if let Some("failed" | "warnings") = kind.last_attempt {
+                say(&format!(
+                    "the last {what} ended with {}: {}",
+                    kind.last_attempt.unwrap_or_default(),
+                    kind.last_message
+                ));
+            }
+        }
+        for (what, run) in [("pruning", &cluster.prune), ("verification", &cluster.verify)] {
+            if let Some(run) = run.as_ref().filter(|run| matches!(run.result, "failed" | "warnings")) {
+                say(&format!("the last {what} ended with {}: {}", run.result, run.message));
+            }
+        }
+    }
+    if items.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<section aria-labelledby=\"reasons\">\n<h2 id=\"reasons\">What is wrong</h2>\n<ul>\n{items}</ul>\n</section>\n"
+    )
+}
+
+fn moment(at: Timestamp) -> String {
+    let shown = at.strftime("%Y-%m-%d %H:%M:%SZ");
+    format!("<time datetime=\"{shown}\">{shown}</time>").replacen(' ', "\u{20}", 1)
+}
+
+fn length(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (count, 0);
+    let mut tenth = 0;
+    while value >= 1000 && unit + 1 < UNITS.len() {
+        tenth = value % 1000 / 100;
+        value /= 1000;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} B") } else { format!("{value}.{tenth} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::status::board::Board;
+    use crate::status::{LastBackup, LimitsStatus, RepositoryStatus};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("an instant")
+    }
+
+    /// A cluster that is stale, with somebody's script in every text that can come from outside.
+    pub(in crate::http) fn example() -> Snapshot {
+        let evil = "<script>alert('x')</script>\"&";
+        let completed_at = at("2026-01-01T00:00:00Z");
+        let dump = KindStatus {
+            last_backup: Some(LastBackup {
+                set: "s".to_owned(),
+                completed_at,
+                plain_bytes: 12_345_678,
+                stored_bytes: 1_234_567,
+            }),
+            last_attempt: Some("failed"),
+            last_message: evil.to_owned(),
+            failures_since_success: 2,
+            next_run_at: Some(at("2026-01-05T02:30:00Z")),
+            limits: Some(LimitsStatus { warn_seconds: 93_600, critical_seconds: 180_000 }),
+            last_known_at: Some(completed_at),
+            backups: 1,
+            ..KindStatus::default()
+        };
+        let cluster = ClusterStatus {
+            cluster: "chado".parse().expect("a name"),
+            host: evil.to_owned(),
+            major: evil.to_owned(),
+            server: evil.to_owned(),
+            dump,
+            volume: KindStatus::default(),
+            repositories: vec![RepositoryStatus {
+                name: "local".parse().expect("a name"),
+                problem: Some(evil.to_owned()),
+                free_bytes: None,
+                backups: 1,
+            }],
+            proof: crate::status::ProofStatus::default(),
+            prune: None,
+            verify: None,
+            problems: vec![evil.to_owned()],
+        };
+        let board = Board::new(evil.to_owned(), completed_at);
+        board.flag("configuration", Some(evil.to_owned()));
+        board.change(|snapshot| {
+            snapshot.looked_at = Some(completed_at);
+            snapshot.running.push(Running {
+                cluster: cluster.cluster.clone(),
+                task: "dump",
+                started_at: completed_at,
+                step: evil.to_owned(),
+                plain_bytes: 500,
+                stored_bytes: 100,
+                expected_bytes: Some(1000),
+            });
+            snapshot.clusters.push(cluster);
+        });
+        board.read()
+    }
+
+    #[test]
+    fn a_stale_cluster_is_red_with_its_reason_and_nothing_from_outside_is_markup() {
+        let html = page(&example(), at("2026-01-04T00:00:00Z"));
+        assert!(!html.contains("<script") && !html.contains("alert('"), "{html}");
+        assert!(html.contains("1 of 1 clusters need attention."));
+        assert!(html.contains("<span class=\"badge critical\">critical</span>"));
+        assert!(html.contains("critical since 2026-01-03T02:00:00Z"), "{html}");
+        assert!(html.contains("<progress max=\"1000\" value=\"500\""));
+        // No quote ends an attribute early: what is between tags has none.
+        assert!(html.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;"));
+        assert!(!html.contains("http://") && !html.contains("https://"), "nothing comes from elsewhere");
+    }
+
+    #[test]
+    fn a_daemon_that_has_not_looked_says_so() {
+        let html = page(&Board::new("one".to_owned(), at("2026-01-01T00:00:00Z")).read(), at("2026-01-01T00:00:01Z"));
+        assert!(html.contains("has not looked yet"));
+    }
+
+    #[test]
+    fn sizes_and_lengths_are_short() {
+        assert_eq!(
+            [bytes(999), bytes(1000), bytes(1_234_567), bytes(u64::MAX)].join(" "),
+            "999 B 1.0 kB 1.2 MB 18446744.0 TB"
+        );
+        assert_eq!(length(SignedDuration::from_secs(90)), "90 s");
+        assert_eq!(length(SignedDuration::from_hours(50)), "2 d");
+    }
+}

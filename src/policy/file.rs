@@ -1,0 +1,600 @@
+//! Reads `policies/<cluster>.toml`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::schedule::{self, CronExpression, OnMissed, PUNCTUAL, Schedule, Zone};
+use super::{
+    Adopted, Assertion, DURATION_HELP, DatabaseSelection, DrillPolicy, DumpPolicy, Duration, ImageName, Layout, Login,
+    Managed, Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention,
+};
+use crate::backup_set::CopyMode;
+use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
+use crate::document::{self, Entry, Position, Problem, Table};
+use crate::facts;
+use crate::settings::{Endpoint, Repository, Settings};
+
+/// What came of reading one policy file.
+#[derive(Debug)]
+pub struct Reading {
+    /// The policy; `None` when there are problems.
+    pub policy: Option<Policy>,
+    /// Everything wrong in this file, in its order.
+    pub problems: Vec<Problem>,
+    /// The containers the file names, for the search for two policies with the same container.
+    pub claims: Vec<Claim>,
+    /// The path of every key the reader asked for.
+    pub known: BTreeSet<String>,
+}
+
+/// A container that a policy counts as its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The key that says so, or would.
+    pub key: &'static str,
+    /// Its place; that of the section where the name is the default.
+    pub position: Option<Position>,
+    /// The engine the container is on.
+    pub endpoint: Option<Endpoint>,
+    /// The container.
+    pub container: ContainerName,
+}
+
+/// Reads the text of `file`, the policy of `cluster`, against the hosts and repositories of `settings`.
+pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings) -> Reading {
+    let mut claims = Vec::new();
+    let outcome = document::read(file, text, |root| {
+        root.unsupported("upgrade", "this version has no upgrades: remove the section");
+        root.unsupported("dependents", "this version leaves other containers alone: remove the section");
+        let reader = Reader { cluster, settings };
+        let server = root.section("cluster", |table| reader.server(table, &mut claims));
+        let (dump, volume) = root.section("backup", |backup| {
+            let dump = backup.section("dump", |table| reader.dump(table));
+            let adopted = matches!(server.layout, Some(Layout::Adopted(_)));
+            let volume = backup.section("volume", |table| reader.volume(table, &dump, adopted));
+            (dump, volume)
+        });
+        let retention = root.optional("retention", read_retention);
+        let drill = root.section("drill", read_drill);
+        let verify = root.optional("verify", |table| reader.verify(table, &dump));
+        let (dump_freshness, volume_freshness, drill_freshness) = root.section("freshness", |table| {
+            let limits = |kind: &str, schedule: Option<&Schedule>| {
+                table.optional(kind, |limits| read_limits(limits, schedule)).flatten()
+            };
+            if matches!(server.layout, Some(Layout::Adopted(_)))
+                && let Some(entry) = table.get("volume")
+            {
+                entry.problem("an adopted cluster has no volume backups in this version", "remove the key");
+            }
+            (limits("dump", dump.schedule.as_ref()), limits("volume", volume.schedule.as_ref()), limits("drill", None))
+        });
+        Some(Policy {
+            name: cluster.clone(),
+            host: server.host?,
+            major: server.major?,
+            container: server.container?,
+            port: server.port,
+            login: server.login?,
+            layout: server.layout?,
+            dump,
+            volume,
+            drill,
+            retention,
+            dump_freshness,
+            volume_freshness,
+            drill_freshness,
+            verify,
+        })
+    });
+    let policy = outcome.value.flatten().filter(|_| outcome.problems.is_empty());
+    Reading { policy, problems: outcome.problems, claims, known: outcome.known }
+}
+
+struct Reader<'r> {
+    cluster: &'r ClusterName,
+    settings: &'r Settings,
+}
+
+/// The section `[cluster]`; `None` where something is missing or wrong, which is a problem already told.
+struct Server {
+    host: Option<HostName>,
+    major: Option<PgMajor>,
+    container: Option<ContainerName>,
+    port: NonZeroU16,
+    login: Option<Login>,
+    layout: Option<Layout>,
+}
+
+const CONTAINER_HELP: &str = "the container's name in Docker";
+const ROLE_HELP: &str = "the role's name in PostgreSQL";
+const FILE_HELP: &str = "a path, relative to the folder of pglife.toml or absolute";
+const MAJOR_HELP: &str = "a quoted major version: \"17\", or \"9.6\" before 10";
+const DEFAULT_PORT: NonZeroU16 = NonZeroU16::new(5432).expect("not zero");
+
+impl Reader<'_> {
+    fn server(&self, table: &Table<'_>, claims: &mut Vec<Claim>) -> Server {
+        let major_entry = table.get("major");
+        if major_entry.is_none() {
+            table.missing("major", "the major version is missing", MAJOR_HELP);
+        }
+        let major = major_entry.and_then(|entry| entry.parse::<PgMajor>(MAJOR_HELP));
+        let host = self.host(table);
+        let endpoint = host.as_ref().and_then(|host| self.settings.hosts.get(host));
+        let mut claim = |key: &'static str, default_suffix: &str| {
+            let entry = table.get(key);
+            let container = match &entry {
+                Some(entry) => entry.parse::<ContainerName>(CONTAINER_HELP)?,
+                None => ContainerName::new(format!("{}-{default_suffix}", self.cluster)).ok()?,
+            };
+            let position = entry.map(|entry| entry.position()).or(table.position());
+            claims.push(Claim { key, position, endpoint: endpoint.cloned(), container: container.clone() });
+            Some(container)
+        };
+        let container = claim("container", "db");
+        let port = table.get("port").and_then(|entry| entry.integer(1..=65_535));
+        let port = port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new).unwrap_or(DEFAULT_PORT);
+        let (login, layout) = if let Some(pgdata) = table.get("pgdata") {
+            (self.tcp_login(table, true), adopted(table, &pgdata).map(Layout::Adopted))
+        } else {
+            let data_container = claim("data_container", "data");
+            (self.managed_login(table), self.managed(table, major, data_container).map(Layout::Managed))
+        };
+        Server { host, major, container, port, login, layout }
+    }
+
+    fn host(&self, table: &Table<'_>) -> Option<HostName> {
+        let hosts = &self.settings.hosts;
+        let names = || hosts.keys().map(HostName::as_str).collect::<Vec<_>>().join(", ");
+        let Some(entry) = table.get("host") else {
+            let local = hosts.keys().find(|name| name.as_str() == "local");
+            let default = if hosts.len() == 1 { hosts.keys().next() } else { local };
+            if default.is_none() {
+                table.missing("host", "the host is missing", format!("pglife.toml has: {}", names()));
+            }
+            return default.filter(|name| usable_host(table, None, name, &hosts[*name])).cloned();
+        };
+        let name = entry.parse::<HostName>("a name of [hosts] in pglife.toml")?;
+        let Some(endpoint) = hosts.get(&name) else {
+            entry.problem(format!("pglife.toml has no [hosts.{name}]"), format!("it has: {}", names()));
+            return None;
+        };
+        usable_host(table, Some(&entry), &name, endpoint).then_some(name)
+    }
+
+    fn managed(
+        &self,
+        table: &Table<'_>,
+        major: Option<PgMajor>,
+        data_container: Option<ContainerName>,
+    ) -> Option<Managed> {
+        let image = match table.get("image") {
+            Some(entry) => entry.parse("the image's name in Docker"),
+            None => major.and_then(|major| format!("pglife/postgres:{major}").parse::<ImageName>().ok()),
+        };
+        let admin_user = match table.get("admin_user") {
+            Some(entry) => entry.parse::<RoleName>(ROLE_HELP).inspect(|role| {
+                if role.as_str() == "postgres" || role.as_str().starts_with("pg_") {
+                    let help = "postgres enters by the unix socket only; names that begin with pg_ are the server's";
+                    entry.problem(format!("{role} cannot be the admin role"), help);
+                }
+            }),
+            None => RoleName::new("admin").ok(),
+        };
+        let publish_help =
+            "an address and a port of the Docker host: \"127.0.0.1:5433\", \"0.0.0.0:5432\", \"[::1]:5433\"";
+        let publish = table.get("publish").and_then(|entry| {
+            let text = entry.text(publish_help)?;
+            let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+            if address.is_none() {
+                entry.problem(format!("{text:?} is not an address with a port"), publish_help);
+            }
+            address
+        });
+        let network = table.get("network").and_then(|entry| entry.parse("the network's name in Docker"));
+        let admin_database = table.get("admin_database").and_then(|entry| entry.parse("the database's name"));
+        let admin_password_file = self.path(table, "admin_password_file");
+        Some(Managed {
+            image: image?,
+            data_container: data_container?,
+            network,
+            publish,
+            admin_user: admin_user?,
+            admin_database,
+            admin_password_file,
+        })
+    }
+
+    fn managed_login(&self, table: &Table<'_>) -> Option<Login> {
+        match (table.get("user"), table.get("password_file")) {
+            (None, None) => RoleName::new("postgres").ok().map(|user| Login::Socket { user }),
+            (Some(_), Some(_)) => self.tcp_login(table, false),
+            (Some(user), None) => user.parse(ROLE_HELP).map(|user| Login::Socket { user }),
+            (None, Some(file)) => {
+                file.text(FILE_HELP)?;
+                let help = "add user = \"…\", or remove password_file: the worker then uses the unix socket";
+                file.problem("the role this password belongs to is missing", help);
+                None
+            }
+        }
+    }
+
+    fn tcp_login(&self, table: &Table<'_>, default_user: bool) -> Option<Login> {
+        let user = match table.get("user") {
+            Some(entry) => entry.parse(ROLE_HELP),
+            None => RoleName::new("postgres").ok().filter(|_| default_user),
+        };
+        let password_file = self.path(table, "password_file");
+        Some(Login::Tcp { user: user?, password_file })
+    }
+
+    fn path(&self, table: &Table<'_>, key: &str) -> Option<PathBuf> {
+        let entry = table.get(key)?;
+        let text = entry.text(FILE_HELP)?;
+        if text.is_empty() || text.contains('\0') {
+            entry.problem("the path is empty or holds a NUL", FILE_HELP);
+        }
+        Some(self.settings.resolve(Path::new(text)))
+    }
+
+    fn dump(&self, table: &Table<'_>) -> DumpPolicy {
+        let jobs = table.get("jobs").and_then(|entry| entry.integer(1..=64));
+        let jobs = jobs.and_then(|jobs| usize::try_from(jobs).ok()).and_then(NonZeroUsize::new);
+        let lock_timeout = table.get("lock_timeout").and_then(|entry| {
+            let duration = entry.parse::<Duration>(DURATION_HELP)?;
+            if duration == Duration::ZERO {
+                entry.problem("without a limit a dump could wait for a lock for ever", "at least 1s");
+            }
+            Some(duration)
+        });
+        let timezone = table.get("timezone").map_or(Some(Zone::UTC), |entry| read_zone(&entry));
+        let repositories = self.repositories(table);
+        DumpPolicy {
+            schedule: self.schedule(table, timezone.as_ref()),
+            timezone: timezone.unwrap_or(Zone::UTC),
+            required: read_required(table, repositories.len()),
+            repositories,
+            databases: read_databases(table).unwrap_or_else(DatabaseSelection::everything),
+            exclude_table_data: read_table_patterns(table),
+            jobs: jobs.unwrap_or(const { NonZeroUsize::new(2).expect("not zero") }),
+            codec: table
+                .get("codec")
+                .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
+                .unwrap_or_default(),
+            lock_timeout: lock_timeout.unwrap_or(Duration::from_secs(5)),
+        }
+    }
+
+    fn volume(&self, table: &Table<'_>, dump: &DumpPolicy, adopted: bool) -> VolumePolicy {
+        if adopted && table.is_present() {
+            table.missing("mode", "an adopted cluster has no volume backups in this version", "remove the section");
+        }
+        let mode = table.get("mode").and_then(|entry| {
+            let help = "\"hot\" (the server runs) or \"cold\" (it is stopped for the copy)";
+            match entry.text(help)? {
+                "hot" => Some(CopyMode::Hot),
+                "cold" => Some(CopyMode::Cold),
+                other => {
+                    entry.problem(format!("{other:?} is not known"), help);
+                    None
+                }
+            }
+        });
+        let timezone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
+        VolumePolicy {
+            schedule: self.schedule(table, timezone.as_ref()),
+            timezone: timezone.unwrap_or(Zone::UTC),
+            mode: mode.unwrap_or_default(),
+            volumes: read_volumes(table),
+            codec: table
+                .get("codec")
+                .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
+                .unwrap_or_default(),
+            rate_limit: table.get("rate_limit").and_then(|entry| entry.parse(rate::HELP)),
+        }
+    }
+
+    fn verify(&self, table: &Table<'_>, dump: &DumpPolicy) -> VerifyPolicy {
+        let timezone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
+        let schedule = self.schedule(table, timezone.as_ref());
+        let sample = table.get("sample").and_then(|entry| entry.parse("a share for each day: \"1/7\", a seventh"));
+        if table.is_present() && table.get("schedule").is_none() {
+            table.missing("schedule", "the schedule is missing", schedule::HELP);
+        }
+        VerifyPolicy {
+            schedule,
+            timezone: timezone.unwrap_or(Zone::UTC),
+            sample: sample.unwrap_or_else(|| "1/7".parse().expect("a sample")),
+        }
+    }
+
+    fn repositories(&self, table: &Table<'_>) -> Vec<RepoName> {
+        let known = &self.settings.repositories;
+        let names = || known.keys().map(RepoName::as_str).collect::<Vec<_>>().join(", ");
+        let in_settings = || match known.len() {
+            0 => "pglife.toml has no [repos.<name>]: add one".to_owned(),
+            _ => format!("pglife.toml has: {}", names()),
+        };
+        let usable = |name: &RepoName, problem: &dyn Fn(String, String)| match known.get(name) {
+            Some(Repository::Local { .. } | Repository::S3(_)) => {}
+            None => problem(format!("pglife.toml has no [repos.{name}]"), in_settings()),
+        };
+        let Some(entry) = table.get("repos") else {
+            let mut names = known.keys();
+            let (Some(only), None) = (names.next(), names.next()) else {
+                table.missing("repos", "the repositories are missing", in_settings());
+                return Vec::new();
+            };
+            usable(only, &|message, help| table.missing("repos", message, help));
+            return vec![only.clone()];
+        };
+        let help = "a list of names of [repos] in pglife.toml: [\"local\"]";
+        let mut chosen: Vec<RepoName> = Vec::new();
+        let items = entry.list(help);
+        if items.as_ref().is_some_and(Vec::is_empty) {
+            entry.problem("a backup needs a repository", in_settings());
+        }
+        for item in items.into_iter().flatten() {
+            let Some(name) = item.parse::<RepoName>(help) else { continue };
+            usable(&name, &|message, help| item.problem(message, help));
+            if chosen.contains(&name) {
+                item.problem(format!("{name} is named twice"), "name each repository once");
+            }
+            chosen.push(name);
+        }
+        chosen
+    }
+
+    /// `timezone` is `None` where it cannot be read.
+    fn schedule(&self, table: &Table<'_>, timezone: Option<&Zone>) -> Option<Schedule> {
+        let given = ["on_missed", "max_lateness", "splay"].map(|key| table.get(key).map(|entry| (key, entry)));
+        let on_missed = read_on_missed(table);
+        let splay = table.get("splay").map_or(Some(Duration::ZERO), |entry| entry.parse(DURATION_HELP));
+        let Some(cron) = table.get("schedule") else {
+            for (key, entry) in given.iter().flatten() {
+                entry.problem(format!("{key} has no effect without a schedule"), "add schedule, or remove the key");
+            }
+            return None;
+        };
+        let cron = cron.parse::<CronExpression>(schedule::HELP);
+        let schedule = Schedule::new(self.cluster, cron?, timezone?.clone(), on_missed?, splay?);
+        if let Some(gap) = shortest_gap(&schedule).filter(|gap| *gap <= schedule.splay)
+            && let Some(entry) = table.get("splay")
+        {
+            entry.problem(
+                format!("the splay is not shorter than the {gap} between two runs"),
+                "choose a splay well below that",
+            );
+        }
+        Some(schedule)
+    }
+}
+
+/// The schedule's shortest gap; reading a policy does not look at the clock, and any year will do.
+fn shortest_gap(schedule: &Schedule) -> Option<Duration> {
+    schedule.shortest_gap(Timestamp::UNIX_EPOCH)
+}
+
+fn usable_host(table: &Table<'_>, entry: Option<&Entry<'_>>, name: &HostName, endpoint: &Endpoint) -> bool {
+    let Endpoint::Tls { .. } = endpoint else { return true };
+    let message = format!("[hosts.{name}] is a remote host, which is not supported by this version");
+    let help = "only hosts with endpoint = \"unix://…\" work in this version";
+    match entry {
+        Some(entry) => entry.problem(message, help),
+        None => table.missing("host", message, help),
+    }
+    false
+}
+
+fn adopted(table: &Table<'_>, pgdata: &Entry<'_>) -> Option<Adopted> {
+    for key in ["image", "data_container", "network", "publish", "admin_user", "admin_database", "admin_password_file"]
+    {
+        if let Some(entry) = table.get(key) {
+            let help = "remove it, or remove pgdata if pglife shall make the containers";
+            entry.problem(format!("{key} has no effect for an adopted cluster (one with pgdata)"), help);
+        }
+    }
+    let help = "the absolute path of the data directory inside the container: \"/var/lib/postgresql/data\"";
+    let text = pgdata.text(help)?;
+    if !text.starts_with('/')
+        || text.contains('\0')
+        || Path::new(text).components().any(|part| part.as_os_str() == "..")
+    {
+        pgdata.problem(format!("{text:?} is not an absolute path"), help);
+    }
+    Some(Adopted { pgdata: PathBuf::from(text) })
+}
+
+fn read_databases(table: &Table<'_>) -> Option<DatabaseSelection> {
+    let help = "a list of patterns: [\"*\"], [\"*\", \"!scratch_*\"], [\"chado\"]";
+    let entry = table.get("databases")?;
+    let patterns: Option<Vec<&str>> = entry.list(help)?.iter().map(|item| item.text(help)).collect();
+    DatabaseSelection::new(patterns?).map_err(|error| entry.problem(error.to_string(), help)).ok()
+}
+
+fn read_volumes(table: &Table<'_>) -> Vec<VolumeName> {
+    let help = "a list of \"/data\", \"/config\", \"/secret\", \"/log\"";
+    let Some(entry) = table.get("volumes") else { return VolumeName::ALL.to_vec() };
+    let Some(items) = entry.list(help) else { return VolumeName::ALL.to_vec() };
+    let mut chosen = Vec::new();
+    for item in items {
+        let Some(text) = item.text(help) else { continue };
+        match VolumeName::ALL.into_iter().find(|volume| volume.path() == text) {
+            None => item.problem(format!("{text:?} is no volume of a data container"), help),
+            Some(volume) if chosen.contains(&volume) => {
+                item.problem(format!("{text} is named twice"), "name each volume once");
+            }
+            Some(volume) => chosen.push(volume),
+        }
+    }
+    if !chosen.contains(&VolumeName::Data) {
+        entry.problem("without /data it is no backup of the cluster", help);
+    }
+    // In one order, whatever that of the file is.
+    chosen.sort();
+    chosen
+}
+
+fn read_table_patterns(table: &Table<'_>) -> Vec<TablePattern> {
+    let help = "a list of patterns as pg_dump --exclude-table-data reads them: [\"audit.*\"]";
+    let items = table.get("exclude_table_data").and_then(|entry| entry.list(help));
+    items.into_iter().flatten().filter_map(|item| item.parse(help)).collect()
+}
+
+fn read_zone(entry: &Entry<'_>) -> Option<Zone> {
+    let help = "a name of the IANA database: \"Europe/Berlin\"";
+    let name = entry.text(help)?;
+    match name.parse() {
+        Ok(zone) => Some(zone),
+        Err(error) => {
+            let near = Zone::nearest(name).map(|near| format!("did you mean {near}?"));
+            let error: schedule::ZoneError = error;
+            entry.problem(error.to_string(), near.unwrap_or_else(|| help.to_owned()));
+            None
+        }
+    }
+}
+
+fn read_on_missed(table: &Table<'_>) -> Option<OnMissed> {
+    const HELP: &str = "\"run_once\" or \"skip\"";
+    let lateness = table.get("max_lateness");
+    let max_lateness = lateness.as_ref().map_or(Some(Duration::from_hours(12)), |entry| {
+        let duration = entry.parse::<Duration>(DURATION_HELP)?;
+        if duration < PUNCTUAL {
+            let message = format!("a run less than {PUNCTUAL} late is punctual");
+            entry.problem(message, "choose more, or on_missed = \"skip\"");
+        }
+        Some(duration)
+    });
+    let Some(entry) = table.get("on_missed") else {
+        return max_lateness.map(|max_lateness| OnMissed::RunOnce { max_lateness });
+    };
+    match entry.text(HELP)? {
+        "run_once" => max_lateness.map(|max_lateness| OnMissed::RunOnce { max_lateness }),
+        "skip" => {
+            if let Some(lateness) = lateness {
+                lateness.problem("max_lateness has no effect with on_missed = \"skip\"", "remove one of the two");
+            }
+            Some(OnMissed::Skip)
+        }
+        other => {
+            entry.problem(format!("{other:?} is not known"), HELP);
+            None
+        }
+    }
+}
+
+/// How many of `repositories` copies make a backup.
+fn read_required(table: &Table<'_>, repositories: usize) -> NonZeroUsize {
+    let Some(entry) = table.get("required") else { return NonZeroUsize::MIN };
+    let most = u32::try_from(repositories.max(1)).unwrap_or(u32::MAX);
+    let required = entry.integer(1..=most).and_then(|required| usize::try_from(required).ok());
+    required.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn read_retention(table: &Table<'_>) -> Retention {
+    let rule = |key: &str| table.get(key).and_then(|entry| entry.integer(0..=retention::MOST)).unwrap_or(0);
+    let last = table.get("last").and_then(|entry| match entry.integer(0..=retention::MOST)? {
+        0 => {
+            let message = "with last = 0 pruning could remove every backup";
+            entry.problem(message, "at least 1: this is the floor that pruning never goes below");
+            None
+        }
+        last => NonZeroU32::new(last),
+    });
+    Retention {
+        last: last.unwrap_or(Retention::DEFAULT_LAST),
+        daily: rule("daily"),
+        weekly: rule("weekly"),
+        monthly: rule("monthly"),
+        yearly: rule("yearly"),
+    }
+}
+
+fn read_drill(table: &Table<'_>) -> DrillPolicy {
+    const FACTS: &str = "\"counts\", \"sampled\" or \"full\"";
+    const ASSERT: &str = "a list of tables: [[drill.assert]] name = \"…\" database = \"…\" sql = \"select …\"";
+    let asserted = table.get("assert").and_then(|entry| entry.list(ASSERT)).unwrap_or_default();
+    let assertions: Vec<(Assertion, &Entry<'_>)> =
+        asserted.iter().filter_map(|item| Some((item.item(|table| read_assertion(table, item))??, item))).collect();
+    for (place, (assertion, item)) in assertions.iter().enumerate() {
+        if assertions[..place].iter().any(|(other, _)| other.name == assertion.name) {
+            item.problem(
+                format!("there are two assertions called {:?}", assertion.name),
+                "give each a name of its own",
+            );
+        }
+    }
+    DrillPolicy {
+        facts: table.get("facts").and_then(|entry| entry.parse(FACTS)).unwrap_or(facts::Mode::Full),
+        rto_budget: table.get("rto_budget").and_then(|entry| entry.parse(DURATION_HELP)),
+        assertions: assertions.into_iter().map(|(assertion, _)| assertion).collect(),
+    }
+}
+
+fn read_assertion(table: &Table<'_>, item: &Entry<'_>) -> Option<Assertion> {
+    let text = |key: &str, help: &str| {
+        let entry = table.get(key);
+        if entry.is_none() {
+            table.missing(key, format!("{key} is missing"), help);
+        }
+        let text = entry.as_ref()?.text(help)?;
+        if text.trim().is_empty() {
+            item.problem(format!("{key} is empty"), help);
+        }
+        Some(text.to_owned())
+    };
+    let name = text("name", "what the assertion is called in certificates");
+    let sql = text("sql", "a query with one value: true, or a number for min and max");
+    let database = table.get("database");
+    if database.is_none() {
+        table.missing("database", "database is missing", "the database that the query is asked in");
+    }
+    let database = database.and_then(|entry| entry.parse("the database's name"));
+    let bound = |key: &str| table.get(key).and_then(|entry| entry.number("a whole number"));
+    let (min, max) = (bound("min"), bound("max"));
+    if min.zip(max).is_some_and(|(min, max)| min > max) {
+        item.problem("min is above max", "no number lies between them");
+    }
+    Some(Assertion { name: name?, database: database?, sql: sql?, min, max })
+}
+
+fn read_limits(table: &Table<'_>, schedule: Option<&Schedule>) -> Option<freshness::Limits> {
+    let limit = |key: &str| {
+        let entry = table.get(key);
+        if entry.is_none() && table.is_present() {
+            table.missing(key, format!("{key} is missing"), "{ warn = \"26h\", critical = \"50h\" }");
+        }
+        entry
+    };
+    let (warn_entry, critical_entry) = (limit("warn"), limit("critical"));
+    let warn = warn_entry.as_ref().and_then(|entry| entry.parse::<Duration>(DURATION_HELP));
+    let critical = critical_entry.as_ref().and_then(|entry| entry.parse::<Duration>(DURATION_HELP));
+    let (warn, critical) = (warn?, critical?);
+    let limits = freshness::Limits::new(warn, critical);
+    if limits.is_none()
+        && let Some(entry) = &critical_entry
+    {
+        let message = format!("warn ({warn}) is not between zero and critical ({critical})");
+        entry.problem(message, "warn comes first: { warn = \"26h\", critical = \"50h\" }");
+    }
+    if let Some(gap) = schedule.and_then(shortest_gap).filter(|gap| warn <= *gap)
+        && let Some(entry) = &warn_entry
+    {
+        let message = format!("the schedule leaves {gap} between two runs, so {warn} always warns before the next");
+        entry.problem(message, "choose more than the time between two runs, and some hours for the run itself");
+    }
+    limits
+}
+
+/// A policy of `chado` with one repository, for tests elsewhere.
+#[cfg(test)]
+pub(crate) fn example(text: &str) -> Policy {
+    tests::policy(text)
+}
+
+#[cfg(test)]
+mod tests;

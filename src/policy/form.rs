@@ -1,0 +1,485 @@
+//! A policy as its file would say it with every default written out, and the JSON Schema of such a file.
+//!
+//! [`super::file`] reads files; this is the way back, for `pglife policy show`, and what `pglife policy schema` prints
+//! for editors. Tests hold the two against each other: what is shown reads back as the same policy, and the schema
+//! has exactly the keys, with the types, that the reader takes.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::schedule::{OnMissed, Schedule};
+use super::{DrillPolicy, Layout, Login, Policy, VolumePolicy, freshness};
+
+/// The policy of one cluster of pglife: `policies/<cluster>.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "pglife policy")]
+pub struct PolicyFile {
+    /// The server and its containers.
+    pub cluster: ClusterSection,
+    /// The backups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSection>,
+    /// How backups are proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillSection>,
+    /// What `pglife prune` keeps. Without this section everything is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionSection>,
+    /// How old the newest backup may be. Never backed up is always critical.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<FreshnessSection>,
+    /// Backups that the daemon reads and compares with what was written. Without this section it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySection>,
+}
+
+/// Which share of the backups is verified, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySection {
+    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly.
+    pub schedule: String,
+    /// The IANA time zone the schedule is read in. Default: that of the dumps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What happens to a run that could not start in time. Default: `run_once`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missed: Option<OnMissedForm>,
+    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub max_lateness: Option<String>,
+    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub splay: Option<String>,
+    /// The share of a day: "1/7", a seventh, so that each backup is read once in 7 days. Default: "1/7".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]+/[0-9]+$"))]
+    pub sample: Option<String>,
+}
+
+/// The server and its containers. With `pgdata` the container is an adopted one, else pglife makes two: one for the
+/// server, one for the data.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSection {
+    /// The Docker host, one of `[hosts]` in pglife.toml. Default: `local`, or the only one there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The major version of the server: "17", or "9.6" before 10.
+    #[schemars(regex(pattern = r"^([1-9][0-9]{1,2}|[89]\.[0-9]{1,2})$"))]
+    pub major: String,
+    /// The image of the database container. Default: `pglife/postgres:<major>`. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The database container. Default: `<cluster>-db`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The container that declares the volumes. Default: `<cluster>-data`. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_container: Option<String>,
+    /// The data directory inside an adopted container; this key makes the cluster an adopted one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/"))]
+    pub pgdata: Option<String>,
+    /// The Docker network to join. Default: Docker's own bridge. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Address and port of the Docker host on which the server is reached: "127.0.0.1:5433". Default: not published.
+    /// Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<String>,
+    /// The port the server listens on inside its container. Default: 5432.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u32>,
+    /// The role that administers the cluster from outside. Default: `admin`. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_user: Option<String>,
+    /// The database made for that role. Default: the image's own choice. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_database: Option<String>,
+    /// A file with that role's first password. Default: one is generated. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_password_file: Option<String>,
+    /// The superuser pglife's workers log in as. Managed clusters are reached through their unix socket unless there is
+    /// a `password_file`; adopted ones by TCP to 127.0.0.1 inside the container. Default: `postgres`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A file with the password of `user`, for TCP. Default: the server asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<String>,
+}
+
+/// The backups.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupSection {
+    /// Logical dumps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpSection>,
+    /// Copies of the volumes. Not for adopted clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeSection>,
+}
+
+/// Copies of the data container's volumes, to the repositories of the dumps.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSection {
+    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly. Default: by
+    /// hand only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The IANA time zone the schedule is read in. Default: that of the dumps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What happens to a run that could not start in time. Default: `run_once`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missed: Option<OnMissedForm>,
+    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub max_lateness: Option<String>,
+    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub splay: Option<String>,
+    /// How fast the volumes are read at most: `200MB/s`. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]+[kMG]B/s$"))]
+    pub rate_limit: Option<String>,
+    /// How: `hot`, while the server runs; `cold`, while it is stopped. Default: `hot`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(hot|cold)$"))]
+    pub mode: Option<String>,
+    /// Which of `/data`, `/config`, `/secret`, `/log`; `/data` always. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub volumes: Option<Vec<String>>,
+    /// zstd:1 (fast) to zstd:19 (small). Default: zstd:1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^zstd:([1-9]|1[0-9])$"))]
+    pub codec: Option<String>,
+}
+
+/// Logical dumps: the globals and each database.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DumpSection {
+    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly. Default: by
+    /// hand only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The IANA time zone the schedule is read in; retention counts its days. Default: UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What happens to a run that could not start in time. Default: `run_once`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missed: Option<OnMissedForm>,
+    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub max_lateness: Option<String>,
+    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub splay: Option<String>,
+    /// The repositories, of `[repos]` in pglife.toml. Default: the only one there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub repos: Option<Vec<String>>,
+    /// How many copies, in as many repositories, make a backup: with fewer it has failed, with some missing it is degraded.
+    /// Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub required: Option<u32>,
+    /// The databases: `*` stands for any text, `!` in front excludes. Default: `["*"]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub databases: Option<Vec<String>>,
+    /// Tables whose definition is dumped but not their rows, as `pg_dump --exclude-table-data` reads them. Default: `[]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_table_data: Option<Vec<String>>,
+    /// How many databases are dumped at the same time. Default: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub jobs: Option<u32>,
+    /// zstd:1 (fast) to zstd:19 (small). Default: zstd:1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^zstd:([1-9]|1[0-9])$"))]
+    pub codec: Option<String>,
+    /// How long `pg_dump` waits for a lock before it gives up. Default: 5s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub lock_timeout: Option<String>,
+}
+
+const DURATION: &str = "^([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$";
+
+/// What happens to a run that could not start in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMissedForm {
+    /// Run once, as soon as possible.
+    RunOnce,
+    /// Wait for the next time.
+    Skip,
+}
+
+/// How many backups `pglife prune` keeps in each lineage; what any rule keeps is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionSection {
+    /// The newest ones, whatever their age: the floor of all pruning. Default: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub last: Option<u32>,
+    /// The newest of each of so many days. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub daily: Option<u32>,
+    /// The newest of each of so many weeks. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub weekly: Option<u32>,
+    /// The newest of each of so many months. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub monthly: Option<u32>,
+    /// The newest of each of so many years. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub yearly: Option<u32>,
+}
+
+/// How backups are proven: `pglife drill`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrillSection {
+    /// How closely a dump looks at tables: `counts`, `sampled` or `full`. Default: `full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(counts|sampled|full)$"))]
+    pub facts: Option<String>,
+    /// How long a restore may take. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub rto_budget: Option<String>,
+    /// What must be true of the restored cluster besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assert: Vec<AssertForm>,
+}
+
+/// A query with one value: true, or a number within `min` and `max`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssertForm {
+    /// What it is called in certificates.
+    pub name: String,
+    /// The database it is asked in.
+    pub database: String,
+    /// The query.
+    pub sql: String,
+    /// The least the number may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<i64>,
+    /// The most it may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<i64>,
+}
+
+/// How old the newest backup of each kind may be.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FreshnessSection {
+    /// The limits for dumps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<LimitsForm>,
+    /// The limits for copies of the volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<LimitsForm>,
+    /// The limits for the newest backup that a drill has proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<LimitsForm>,
+}
+
+/// Two ages, `warn` below `critical`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsForm {
+    /// The age that is worth a warning.
+    #[schemars(regex(pattern = DURATION))]
+    pub warn: String,
+    /// The age that must not be.
+    #[schemars(regex(pattern = DURATION))]
+    pub critical: String,
+}
+
+impl From<&Policy> for PolicyFile {
+    fn from(policy: &Policy) -> Self {
+        let show = |path: &std::path::PathBuf| path.display().to_string();
+        let (user, password_file) = match &policy.login {
+            Login::Socket { user } => (Some(user.to_string()).filter(|user| user != "postgres"), None),
+            Login::Tcp { user, password_file } => (Some(user.to_string()), password_file.as_ref().map(show)),
+        };
+        let (managed, adopted) = match &policy.layout {
+            Layout::Managed(managed) => (Some(managed), None),
+            Layout::Adopted(adopted) => (None, Some(adopted)),
+        };
+        let dump = &policy.dump;
+        let schedule = dump.schedule.as_ref();
+        let limits = |limits: Option<freshness::Limits>| {
+            limits.map(|limits| LimitsForm { warn: limits.warn().to_string(), critical: limits.critical().to_string() })
+        };
+        let texts = |texts: &[String]| Some(texts.to_vec());
+        Self {
+            cluster: ClusterSection {
+                host: Some(policy.host.to_string()),
+                major: policy.major.to_string(),
+                image: managed.map(|managed| managed.image.to_string()),
+                container: Some(policy.container.to_string()),
+                data_container: managed.map(|managed| managed.data_container.to_string()),
+                pgdata: adopted.map(|adopted| show(&adopted.pgdata)),
+                network: managed.and_then(|managed| managed.network.as_ref()).map(ToString::to_string),
+                publish: managed.and_then(|managed| managed.publish).map(|address| address.to_string()),
+                port: Some(policy.port.get().into()),
+                admin_user: managed.map(|managed| managed.admin_user.to_string()),
+                admin_database: managed.and_then(|managed| managed.admin_database.as_ref()).map(ToString::to_string),
+                admin_password_file: managed.and_then(|managed| managed.admin_password_file.as_ref()).map(show),
+                user,
+                password_file,
+            },
+            backup: Some(BackupSection {
+                dump: Some(DumpSection {
+                    schedule: schedule.map(|schedule| schedule.cron.to_string()),
+                    timezone: Some(dump.timezone.to_string()),
+                    on_missed: schedule.map(on_missed),
+                    max_lateness: schedule.and_then(max_lateness),
+                    splay: schedule.map(|schedule| schedule.splay.to_string()),
+                    repos: Some(dump.repositories.iter().map(ToString::to_string).collect()),
+                    required: u32::try_from(dump.required.get()).ok(),
+                    databases: texts(dump.databases.patterns()),
+                    exclude_table_data: Some(dump.exclude_table_data.iter().map(ToString::to_string).collect()),
+                    jobs: u32::try_from(dump.jobs.get()).ok(),
+                    codec: Some(dump.codec.to_string()),
+                    lock_timeout: Some(dump.lock_timeout.to_string()),
+                }),
+                volume: managed.map(|_| VolumeSection::from(&policy.volume)),
+            }),
+            drill: Some(DrillSection::from(&policy.drill)),
+            retention: policy.retention.map(|retention| RetentionSection {
+                last: Some(retention.last.get()),
+                daily: Some(retention.daily),
+                weekly: Some(retention.weekly),
+                monthly: Some(retention.monthly),
+                yearly: Some(retention.yearly),
+            }),
+            freshness: [policy.dump_freshness, policy.volume_freshness, policy.drill_freshness]
+                .iter()
+                .any(Option::is_some)
+                .then(|| FreshnessSection {
+                    dump: limits(policy.dump_freshness),
+                    volume: limits(policy.volume_freshness),
+                    drill: limits(policy.drill_freshness),
+                }),
+            verify: policy.verify.as_ref().and_then(|verify| {
+                let schedule = verify.schedule.as_ref()?;
+                Some(VerifySection {
+                    schedule: schedule.cron.to_string(),
+                    timezone: Some(verify.timezone.to_string()),
+                    on_missed: Some(on_missed(schedule)),
+                    max_lateness: max_lateness(schedule),
+                    splay: Some(schedule.splay.to_string()),
+                    sample: Some(verify.sample.to_string()),
+                })
+            }),
+        }
+    }
+}
+
+impl From<&VolumePolicy> for VolumeSection {
+    fn from(volume: &VolumePolicy) -> Self {
+        let schedule = volume.schedule.as_ref();
+        Self {
+            schedule: schedule.map(|schedule| schedule.cron.to_string()),
+            timezone: Some(volume.timezone.to_string()),
+            on_missed: schedule.map(on_missed),
+            max_lateness: schedule.and_then(max_lateness),
+            splay: schedule.map(|schedule| schedule.splay.to_string()),
+            mode: Some(volume.mode.as_str().to_owned()),
+            volumes: Some(volume.volumes.iter().map(|volume| volume.path().to_owned()).collect()),
+            codec: Some(volume.codec.to_string()),
+            rate_limit: volume.rate_limit.map(|rate| rate.to_string()),
+        }
+    }
+}
+
+impl From<&DrillPolicy> for DrillSection {
+    fn from(drill: &DrillPolicy) -> Self {
+        Self {
+            facts: Some(drill.facts.to_string()),
+            rto_budget: drill.rto_budget.map(|budget| budget.to_string()),
+            assert: drill
+                .assertions
+                .iter()
+                .map(|assertion| AssertForm {
+                    name: assertion.name.clone(),
+                    database: assertion.database.to_string(),
+                    sql: assertion.sql.clone(),
+                    min: assertion.min,
+                    max: assertion.max,
+                })
+                .collect(),
+        }
+    }
+}
+
+fn on_missed(schedule: &Schedule) -> OnMissedForm {
+    match schedule.on_missed {
+        OnMissed::RunOnce { .. } => OnMissedForm::RunOnce,
+        OnMissed::Skip => OnMissedForm::Skip,
+    }
+}
+
+fn max_lateness(schedule: &Schedule) -> Option<String> {
+    match schedule.on_missed {
+        OnMissed::RunOnce { max_lateness } => Some(max_lateness.to_string()),
+        OnMissed::Skip => None,
+    }
+}
+
+/// The JSON Schema of a policy file.
+pub fn schema() -> Value {
+    let mut schema = schemars::schema_for!(PolicyFile).to_value();
+    without_null(&mut schema);
+    schema
+}
+
+/// schemars describes an `Option` as "or null". TOML has no null: an absent key is an absent key.
+fn without_null(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::Array(types)) = map.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(options)) = map.get_mut("anyOf") {
+                options.retain(|option| option["type"] != "null");
+                if let [Value::Object(only)] = options.as_slice() {
+                    let only = only.clone();
+                    map.remove("anyOf");
+                    map.extend(only);
+                }
+            }
+            map.values_mut().for_each(without_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

@@ -1,0 +1,179 @@
+//! Asking a server for its facts (see [`crate::facts`]), from 9.4 on.
+//!
+//! ```text
+//! holder:   begin repeatable read ─▶ pg_export_snapshot ───────────── held until pg_dump and the looks below have ended
+//! pg_dump:                            --snapshot=…
+//! looker:                             set transaction snapshot … ─▶ a few tables ─▶ commit ─▶ the next few …
+//! ```
+//!
+//! Many short transactions in one snapshot, because locks are held until a transaction ends, and their number is limited. A table
+//! that is dropped or rewritten meanwhile (a rewrite hides its rows from older snapshots) is reported as unknown, never as empty.
+//! Only `ACCESS SHARE` locks are taken, and none is waited for longer than the dump itself would.
+
+mod statements;
+mod tables;
+
+use std::time::Instant;
+
+use tokio_postgres::Client;
+
+use crate::cluster::DatabaseName;
+use crate::facts::{Algorithm, DatabaseFacts, Mode, SequenceFacts, SequencePlace, Statement};
+
+use super::{Login, PostgresError, connect, words};
+
+/// How facts are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// How closely.
+    pub mode: Mode,
+    /// How rows are hashed; both sides of a comparison must do it alike.
+    pub algorithm: Algorithm,
+    /// How long to wait for a lock, in milliseconds.
+    pub lock_timeout_ms: u64,
+}
+
+/// A snapshot that others can use while this lives.
+pub struct Snapshot {
+    _holder: Client,
+    /// What `set transaction snapshot` and `pg_dump --snapshot` call it.
+    pub id: String,
+}
+
+/// A session that outlives silence and prints values in one way only.
+async fn session(login: &Login, database: &DatabaseName) -> Result<(Client, u32), PostgresError> {
+    let client = connect(login, database).await?;
+    let version = client.query_one("select current_setting('server_version_num')::int4", &[]).await;
+    let version = u32::try_from(version.map_err(failed("its version"))?.get::<_, i32>(0)).unwrap_or_default();
+    let mut settings = vec![
+        "set role none",
+        "set search_path = pg_catalog",
+        "set datestyle = 'ISO, YMD'",
+        "set intervalstyle = postgres",
+        "set timezone = 'UTC'",
+        "set extra_float_digits = 3",
+        "set bytea_output = hex",
+        "set xmloption = content",
+        "set quote_all_identifiers = off",
+        "set lc_monetary = 'C'",
+        "set lc_numeric = 'C'",
+    ];
+    if version >= 90_500 {
+        settings.push("set row_security = off");
+    }
+    if version >= 90_600 {
+        settings.push("set idle_in_transaction_session_timeout = 0");
+    }
+    if version >= 110_000 {
+        settings.push("set jit = off");
+    }
+    if version >= 140_000 {
+        settings.push("set idle_session_timeout = 0");
+    }
+    if version >= 170_000 {
+        settings.push("set transaction_timeout = 0");
+    }
+    client.batch_execute(&settings.join("; ")).await.map_err(failed("the settings of a session"))?;
+    Ok((client, version))
+}
+
+/// `server_version_num` of the server behind `login`.
+pub async fn version(login: &Login, database: &DatabaseName) -> Result<u32, PostgresError> {
+    session(login, database).await.map(|(_, version)| version)
+}
+
+/// Takes a snapshot of `database` that lasts until it is dropped.
+pub async fn export_snapshot(login: &Login, database: &DatabaseName) -> Result<Snapshot, PostgresError> {
+    let (holder, _) = session(login, database).await?;
+    holder
+        .batch_execute("begin transaction isolation level repeatable read, read only")
+        .await
+        .map_err(failed("a transaction"))?;
+    let row = holder.query_one("select pg_export_snapshot()::text", &[]).await.map_err(failed("a snapshot"))?;
+    Ok(Snapshot { id: row.get(0), _holder: holder })
+}
+
+/// What belongs to no database, but to these databases themselves.
+pub async fn of_cluster(
+    login: &Login,
+    entry: &DatabaseName,
+    databases: &[DatabaseName],
+) -> Result<Vec<Statement>, PostgresError> {
+    let (client, version) = session(login, entry).await?;
+    let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
+    statements::of_cluster(&client, version, &names).await
+}
+
+/// What `database` holds, in the given snapshot or as it is now.
+pub async fn of_database(
+    login: &Login,
+    database: &DatabaseName,
+    look: &Look,
+    snapshot: Option<&str>,
+) -> Result<DatabaseFacts, PostgresError> {
+    let begun = Instant::now();
+    let (client, version) = session(login, database).await?;
+    let lock_timeout = format!("set lock_timeout = {}", look.lock_timeout_ms);
+    client.batch_execute(&lock_timeout).await.map_err(failed("a limit for locks"))?;
+    let look = tables::Looker { client: &client, version, look, snapshot };
+    look.begin().await?;
+    let mut found = DatabaseFacts {
+        sequences: sequences(&client, version).await?,
+        statements: statements::of_database(&client, version).await?,
+        ..DatabaseFacts::default()
+    };
+    found.statements.push(look.large_objects().await?);
+    let wanted = look.tables().await?;
+    look.end().await?;
+    found.tables = look.contents(&wanted).await?;
+    found.seconds = begun.elapsed().as_secs_f64();
+    Ok(found)
+}
+
+/// Where the sequences of `database` stand now.
+pub async fn sequences_now(login: &Login, database: &DatabaseName) -> Result<Vec<SequenceFacts>, PostgresError> {
+    let (client, version) = session(login, database).await?;
+    sequences(&client, version).await
+}
+
+/// Each in a statement of its own: a sequence is a relation with one row. Those that are dropped meanwhile are left out.
+async fn sequences(client: &Client, version: u32) -> Result<Vec<SequenceFacts>, PostgresError> {
+    const WHAT: &str = "its sequences";
+    let rows = client
+        .query(
+            &format!(
+                "select n.nspname::text, c.relname::text, \
+                 pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+                 where c.relkind = 'S' and c.relpersistence <> 't' and {} order by 1, 2",
+                statements::of_users("pg_class", "c.oid", "n")
+            ),
+            &[],
+        )
+        .await
+        .map_err(failed(WHAT))?;
+    let mut found = Vec::new();
+    for batch in rows.chunks(200) {
+        let union = batch
+            .iter()
+            .enumerate()
+            .map(|(place, row)| {
+                let quoted: String = row.get(2);
+                format!("select {place}::int4, last_value::int8, is_called from {quoted}")
+            })
+            .collect::<Vec<_>>()
+            .join(" union all ");
+        let looked = client.query(&union, &[]).await.map_err(failed(WHAT))?;
+        for values in &looked {
+            let row = &batch[usize::try_from(values.get::<_, i32>(0)).unwrap_or_default()];
+            let place = SequencePlace { last_value: values.get(1), is_called: values.get(2) };
+            found.push(SequenceFacts { schema: row.get(0), name: row.get(1), before: place, after: place });
+        }
+    }
+    tracing::trace!(version, sequences = found.len(), "looked at sequences");
+    Ok(found)
+}
+
+fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> PostgresError {
+    move |error| PostgresError::Query { what, reason: words(&error) }
+}

@@ -1,0 +1,201 @@
+//! What a server is and what is in it, asked once at the beginning of every job.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use crate::backup_set::{DatabaseProfile, ServerProfile, Tablespace};
+use crate::cluster::{DatabaseName, PgMajor, RoleName};
+
+use crate::sql::{quote_identifier, quote_literal};
+
+use super::{Login, PostgresError, words};
+
+/// Settings whose values may hold a password or a key; their values are never recorded.
+const SECRET_SETTINGS: [&str; 4] = ["primary_conninfo", "ssl_passphrase_command", "archive_command", "restore_command"];
+
+/// Asks the server behind `client` for everything a plan needs.
+pub async fn profile(client: &Client, login: &Login) -> Result<ServerProfile, PostgresError> {
+    let version_num: u32 = setting(client, "server_version_num").await?.parse().map_err(|_| PostgresError::Query {
+        what: "its version",
+        reason: "server_version_num is not a number".to_owned(),
+    })?;
+    let major = PgMajor::from_version_num(version_num)
+        .map_err(|error| PostgresError::Query { what: "its version", reason: error.to_string() })?;
+    if setting(client, "is_superuser").await? != "on" {
+        return Err(PostgresError::NotSuperuser { user: login.user.clone() });
+    }
+    Ok(ServerProfile {
+        version: setting(client, "server_version").await?,
+        major,
+        system_identifier: system_identifier(client).await?,
+        bootstrap_role: bootstrap_role(client).await?,
+        data_checksums: setting(client, "data_checksums").await? == "on",
+        wal_segment_bytes: wal_segment_bytes(client).await?,
+        databases: databases(client).await?,
+        tablespaces: tablespaces(client).await?,
+        settings: given_settings(client).await?,
+    })
+}
+
+/// The data directory, as the server sees it.
+pub async fn data_directory(client: &Client) -> Result<String, PostgresError> {
+    setting(client, "data_directory").await
+}
+
+/// True while the database with this oid is there. A dump that failed because its database was dropped is told apart by this.
+pub async fn database_exists(client: &Client, oid: u32) -> Result<bool, PostgresError> {
+    let row = client.query_one("select exists (select 1 from pg_catalog.pg_database where oid = $1)", &[&oid]).await;
+    row.map(|row| row.get(0)).map_err(|error| query_error("a database", &error))
+}
+
+/// SQL that makes a restored copy of the database behind `client` as it is here, where `pg_dump` says nothing of it: schema
+/// public and PL/pgSQL come with every new database, even where they were dropped; before 15 the owner and the comment of schema
+/// public are not dumped (both seen with 13 to 18).
+pub async fn unsaid(client: &Client, major: PgMajor, bootstrap_role: &RoleName) -> Result<Vec<String>, PostgresError> {
+    let row = client
+        .query_one(
+            "select (select r.rolname::text from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner \
+                     where n.nspname = 'public'), \
+             (select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = 'public'), \
+             exists (select 1 from pg_catalog.pg_extension where extname = 'plpgsql')",
+            &[],
+        )
+        .await
+        .map_err(|error| query_error("schema public", &error))?;
+    let (owner, comment, plpgsql): (Option<String>, Option<String>, bool) = (row.get(0), row.get(1), row.get(2));
+    let mut statements = Vec::new();
+    match owner {
+        None => statements.push("drop schema if exists public".to_owned()),
+        Some(owner) if !major.is_at_least(15) => {
+            if owner != bootstrap_role.as_str() {
+                statements.push(format!("alter schema public owner to {}", quote_identifier(&owner)));
+            }
+            if comment.as_deref() != Some("standard public schema") {
+                let comment = comment.map_or_else(|| "null".to_owned(), |comment| quote_literal(&comment));
+                statements.push(format!("comment on schema public is {comment}"));
+            }
+        }
+        Some(_) => {}
+    }
+    if !plpgsql {
+        statements.push("drop extension if exists plpgsql".to_owned());
+    }
+    Ok(statements)
+}
+
+/// SQL for settings that `pg_dumpall` says nothing of: those of `ALTER ROLE ALL SET` (seen with 13 to 18: it dumps what belongs to
+/// a role, and `pg_dump` what belongs to a database).
+pub async fn settings_of_every_role(client: &Client) -> Result<Vec<String>, PostgresError> {
+    /// What is a list of identifiers is stored as one, quoted where it must be (`GUC_LIST_QUOTE` in `guc_tables.c`).
+    const LISTS: [&str; 6] = [
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    ];
+    let rows = client
+        .query("select unnest(setconfig) from pg_catalog.pg_db_role_setting where setrole = 0 and setdatabase = 0", &[])
+        .await
+        .map_err(|error| query_error("the settings of every role", &error))?;
+    let statement = |row: &tokio_postgres::Row| {
+        let setting: String = row.get(0);
+        let (name, value) = setting.split_once('=')?;
+        let is_list = LISTS.contains(&name.to_ascii_lowercase().as_str()) && !value.is_empty();
+        let value = if is_list { value.to_owned() } else { quote_literal(value) };
+        // A setting of an extension has a dot between two names.
+        let name = name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".");
+        Some(format!("ALTER ROLE ALL SET {name} TO {value};"))
+    };
+    Ok(rows.iter().filter_map(statement).collect())
+}
+
+fn query_error(what: &'static str, error: &tokio_postgres::Error) -> PostgresError {
+    PostgresError::Query { what, reason: words(error) }
+}
+
+async fn setting(client: &Client, name: &str) -> Result<String, PostgresError> {
+    let row = client.query_one("select pg_catalog.current_setting($1)", &[&name]).await;
+    row.map(|row| row.get(0)).map_err(|error| query_error("a setting", &error))
+}
+
+/// `pg_control_system()` is there since 9.6 (PostgreSQL manual, System Information Functions).
+async fn system_identifier(client: &Client) -> Result<u64, PostgresError> {
+    let row = client.query_one("select system_identifier from pg_catalog.pg_control_system()", &[]).await;
+    // The server shows the unsigned number as a signed one.
+    row.map(|row| row.get::<_, i64>(0).cast_unsigned()).map_err(|error| query_error("its system identifier", &error))
+}
+
+/// The role with oid 10 is the one that initdb made (`BOOTSTRAP_SUPERUSERID` in `pg_authid.dat`).
+async fn bootstrap_role(client: &Client) -> Result<RoleName, PostgresError> {
+    let row = client
+        .query_one("select rolname::text from pg_catalog.pg_roles where oid = 10", &[])
+        .await
+        .map_err(|error| query_error("the role made by initdb", &error))?;
+    RoleName::new(row.get::<_, String>(0))
+        .map_err(|error| PostgresError::Query { what: "the role made by initdb", reason: error.to_string() })
+}
+
+async fn wal_segment_bytes(client: &Client) -> Result<u64, PostgresError> {
+    let row = client
+        .query_one("select pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))", &[])
+        .await
+        .map_err(|error| query_error("the size of a WAL segment", &error))?;
+    Ok(row.get::<_, i64>(0).cast_unsigned())
+}
+
+async fn databases(client: &Client) -> Result<Vec<DatabaseProfile>, PostgresError> {
+    // datconnlimit = -2 marks a database whose DROP was interrupted (since 15.4, 14.9, 13.12 …): nobody can connect.
+    let rows = client
+        .query(
+            "select datname::text, oid, pg_catalog.pg_database_size(oid), datallowconn and datconnlimit <> -2, \
+             datistemplate, pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text \
+             from pg_catalog.pg_database order by datname",
+            &[],
+        )
+        .await
+        .map_err(|error| query_error("its databases", &error))?;
+    rows.iter()
+        .map(|row| {
+            let name = DatabaseName::new(row.get::<_, String>(0))
+                .map_err(|error| PostgresError::Query { what: "its databases", reason: error.to_string() })?;
+            Ok(DatabaseProfile {
+                name,
+                oid: row.get(1),
+                bytes: row.get::<_, i64>(2).cast_unsigned(),
+                connectable: row.get(3),
+                is_template: row.get(4),
+                encoding: row.get(5),
+                collate: row.get(6),
+                ctype: row.get(7),
+            })
+        })
+        .collect()
+}
+
+async fn tablespaces(client: &Client) -> Result<Vec<Tablespace>, PostgresError> {
+    let rows = client
+        .query(
+            "select spcname::text, pg_catalog.pg_tablespace_location(oid) from pg_catalog.pg_tablespace \
+             where spcname not in ('pg_default', 'pg_global') order by spcname",
+            &[],
+        )
+        .await
+        .map_err(|error| query_error("its tablespaces", &error))?;
+    Ok(rows.iter().map(|row| Tablespace { name: row.get(0), location: row.get(1) }).collect())
+}
+
+async fn given_settings(client: &Client) -> Result<BTreeMap<String, String>, PostgresError> {
+    let rows = client
+        .query(
+            "select name, setting from pg_catalog.pg_settings \
+             where source in ('configuration file', 'command line', 'environment variable', 'global') \
+             and not (name = any ($1)) order by name",
+            &[&SECRET_SETTINGS.as_slice()],
+        )
+        .await
+        .map_err(|error| query_error("its settings", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,487 @@
+//! `pglife restore --into NAME`: a new cluster from a committed set.
+//!
+//! ```text
+//! set and manifest ─▶ plan (pure) ─▶ names free? images there? ─▶ run begins
+//!   a dump:     ─▶ new containers ─▶ worker restores into the server
+//!   volumes:    ─▶ new volumes ─▶ worker unpacks into them ─▶ new container, whose server replays the WAL ([`volume`])
+//!   ─▶ policy written last ─▶ run ends
+//! ```
+//!
+//! The source cluster is not touched. Until the policy is there, nothing of the new cluster stays: a run that fails removes
+//! what it made, and one that dies leaves that to the next run.
+
+mod plan;
+mod volume;
+
+use std::path::PathBuf;
+
+use crate::backup_set::{Commit, Kind, Manifest, Selector, SetId};
+use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName, VolumeName};
+use crate::control::{ControlPlane, Found, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere};
+use crate::docker::label::{self, Purpose};
+use crate::docker::worker::WorkerMount;
+use crate::docker::{Container, Engine, Image};
+use crate::encryption::Keys;
+use crate::exit::Exit;
+use crate::policy::{self, Layout, Policy};
+use crate::provision::{self, ClusterPlan};
+use crate::state::{HeldLock, Operation};
+use crate::storage::{FolderLocation, Key, Repository};
+use crate::worker::session::SessionError;
+use crate::worker::{Event, Request, SCRATCH_FOLDER, SET_FOLDER};
+
+pub use plan::{RestorePlan, Wanted, plan_restore};
+pub use volume::{VolumeRestorePlan, plan_volume_restore};
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct RestoreRequest {
+    /// The set.
+    pub backup: Selector,
+    /// The new cluster.
+    pub into: ClusterName,
+    /// The repository, where it is not the policy's first.
+    pub repository: Option<RepoName>,
+    /// A newer major than the set's.
+    pub major: Option<PgMajor>,
+    /// An image other than the set's or the major's usual one.
+    pub image: Option<String>,
+    /// What of the set.
+    pub wanted: Wanted,
+    /// The file with a key, where it is not the configured one; encrypted sets need one.
+    pub identity: Option<PathBuf>,
+}
+
+/// A restore that was done.
+#[derive(Debug)]
+pub struct Restored {
+    /// The set it came from.
+    pub commit: Commit,
+    /// The new cluster.
+    pub cluster: ClusterName,
+    /// Its database container.
+    pub container: String,
+    /// Its image.
+    pub image: String,
+    /// Its policy.
+    pub policy: PathBuf,
+    /// Databases that were restored.
+    pub databases: Vec<DatabaseName>,
+    /// What the operator should read.
+    pub warnings: Vec<String>,
+}
+
+/// A restore that could begin.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) commit: Commit,
+    /// The set is not deleted while it is read.
+    _held: HeldLock,
+    pub(crate) manifest: Manifest,
+    pub(crate) keys: Option<Keys>,
+    pub(crate) repository: Repository,
+    /// Other repositories that hold the set.
+    pub(crate) elsewhere: Vec<RepoName>,
+    pub(crate) engine: Engine,
+    pub(crate) image: Image,
+    pub(crate) cluster: ClusterPlan,
+    /// What will be done.
+    pub plan: Plan,
+    pub(crate) policy: Policy,
+    /// The text of the new policy; None where there is one already.
+    policy_text: Option<String>,
+}
+
+/// What will be done, by the kind of the set.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// Databases go into a new, empty server.
+    Dump(Box<RestorePlan>),
+    /// Volumes are unpacked, and a server is started on them.
+    Volume(Box<VolumeRestorePlan>),
+}
+
+/// Finds the set, makes the plan, and checks everything that can be known before anything is made.
+pub async fn prepare(
+    control: &ControlPlane,
+    source: &Policy,
+    request: &RestoreRequest,
+) -> Result<Prepared, OperationError> {
+    let what = format!("restore of cluster \"{}\" into \"{}\" failed", source.name, request.into);
+    // A restore that died may still hold the names.
+    control.bury_dead_runs().await?;
+    let repositories = control.repositories_of(source, request.repository.as_ref())?;
+    let Found { repository, commit, elsewhere } = repositories.find(control, source, &request.backup)?;
+    let repository = repository.clone();
+    let held = control.state.hold_set(&commit.set).map_err(failed(&what))?;
+    let (manifest, keys) =
+        control.manifest(&repository, &commit, request.identity.as_deref()).map_err(or_elsewhere(&elsewhere))?;
+    let refuse = |error: plan::PlanError| {
+        let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
+        match error.next() {
+            Some(next) => refused.next(next),
+            None => refused,
+        }
+    };
+    let asked_for = request.major.unwrap_or(manifest.server.major);
+    if manifest.kind == Kind::Volume {
+        // Before anything else is looked for that only a dump can do.
+        plan_volume_restore(&manifest, asked_for, &request.wanted, 1).map_err(refuse)?;
+    }
+
+    let (policy, policy_text) = policy_for(control, source, request, &manifest)?;
+    let Layout::Managed(managed) = &policy.layout else {
+        return Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: \"{}\" is an adopted cluster, whose containers are not pglife's to make", request.into),
+        )
+        .next("restore into a new name"));
+    };
+    let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
+    let image = find_image(&engine, &manifest, &policy, request, &what).await?;
+    let plan = match manifest.kind {
+        Kind::Dump => plan_restore(&manifest, policy.major, &request.wanted, worker_threads())
+            .map(|plan| Plan::Dump(Box::new(plan))),
+        Kind::Volume => plan_volume_restore(&manifest, policy.major, &request.wanted, worker_threads())
+            .map(|plan| Plan::Volume(Box::new(plan))),
+    };
+    let plan = plan.map_err(refuse)?;
+    let mut cluster = ClusterPlan::of_policy(&policy, managed);
+    cluster.image.clone_from(&image.reference);
+    cluster.bootstrap_role = manifest.server.bootstrap_role.clone();
+    cluster.wal_segment_bytes = Some(manifest.server.wal_segment_bytes).filter(|bytes| *bytes != 16 << 20);
+    provision::check_free(&engine, &cluster, &what).await?;
+    Ok(Prepared {
+        commit,
+        _held: held,
+        manifest,
+        keys,
+        repository,
+        elsewhere,
+        engine,
+        image,
+        cluster,
+        plan,
+        policy,
+        policy_text,
+    })
+}
+
+/// How many threads a worker gets.
+pub fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The policy of the new cluster: the one there is, or one made from the source's.
+fn policy_for(
+    control: &ControlPlane,
+    source: &Policy,
+    request: &RestoreRequest,
+    manifest: &Manifest,
+) -> Result<(Policy, Option<String>), OperationError> {
+    let what = format!("restore into \"{}\" failed", request.into);
+    let major = request.major.unwrap_or(manifest.server.major);
+    if let Some(policy) = control.configuration.policies.get(&request.into) {
+        if policy.major == major {
+            return Ok((policy.clone(), None));
+        }
+        return Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: its policy says PostgreSQL {}, the restore would make {major}", policy.major),
+        )
+        .next(format!("pass --major {}, or correct the policy", policy.major)));
+    }
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let repositories: Vec<String> = source.dump.repositories.iter().map(|name| quoted(name.as_str())).collect();
+    let mut text = format!(
+        "# Written by `pglife restore {} --backup {} --into {}`.\n# It has no schedule: nothing backs this cluster up by itself until you add one.\n\n[cluster]\nhost = {}\nmajor = {}\n",
+        source.name,
+        manifest.set,
+        request.into,
+        quoted(source.host.as_str()),
+        quoted(&major.to_string()),
+    );
+    if manifest.server.bootstrap_role.as_str() != "postgres" {
+        text.push_str(&format!("user = {}\n", quoted(manifest.server.bootstrap_role.as_str())));
+    }
+    if let Some(image) = &request.image {
+        text.push_str(&format!("image = {}\n", quoted(image)));
+    } else if major == manifest.server.major
+        && manifest.image.name != format!("pglife/postgres:{major}")
+        && is_name(&manifest.image.name)
+    {
+        text.push_str(&format!("image = {}\n", quoted(&manifest.image.name)));
+    }
+    text.push_str(&format!("\n[backup.dump]\nrepos = [{}]\n", repositories.join(", ")));
+    if let Some((_, copy)) = manifest.volume()
+        && copy.volumes.len() < policy::VolumeName::ALL.len()
+    {
+        let volumes: Vec<String> = copy.volumes.iter().map(|volume| quoted(volume)).collect();
+        text.push_str(&format!("\n[backup.volume]\nvolumes = [{}]\n", volumes.join(", ")));
+    }
+    let policy = control.configuration.check_policy(&request.into, &text).map_err(failed(&what))?;
+    Ok((policy, Some(text)))
+}
+
+/// An image that was started by its id alone has no name to put into a policy.
+fn is_name(image: &str) -> bool {
+    !image.starts_with("sha256:")
+}
+
+/// The image of the new cluster: what was asked for, else the very image of the set where the major is the same and the host
+/// still has it, else the policy's.
+async fn find_image(
+    engine: &Engine,
+    manifest: &Manifest,
+    policy: &Policy,
+    request: &RestoreRequest,
+    what: &str,
+) -> Result<Image, OperationError> {
+    if let Some(image) = &request.image {
+        let image = engine.require_image(image).await.map_err(failed(what))?;
+        if image.is_ours() {
+            return Ok(image);
+        }
+        return Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: {} is not made from pglife's image", image.reference),
+        )
+        .next("name an image built from docker/postgres/Dockerfile (see docs/images.md)"));
+    }
+    if policy.major == manifest.server.major
+        && let Some(same) = engine.image(&manifest.image.id).await.map_err(failed(what))?
+        && same.is_ours()
+    {
+        // By its name where that still means the same image: people read names.
+        let named = engine.image(&manifest.image.name).await.map_err(failed(what))?;
+        return Ok(named.filter(|named| named.id == same.id).unwrap_or(same));
+    }
+    let Layout::Managed(managed) = &policy.layout else { unreachable!("checked by the caller") };
+    let name = if managed.image.as_str() == manifest.image.name {
+        format!("pglife/postgres:{}", policy.major)
+    } else {
+        managed.image.as_str().to_owned()
+    };
+    engine.require_image(&name).await.map_err(failed(what))
+}
+
+/// Restores what was prepared.
+pub async fn restore(
+    control: &ControlPlane,
+    prepared: Prepared,
+    progress: Progress<'_>,
+) -> Result<Restored, OperationError> {
+    let run = control.begin(Operation::Restore, &prepared.policy.name, &prepared.engine).await?;
+    let set = prepared.commit.set.clone();
+    let elsewhere = prepared.elsewhere.clone();
+    let restored = restore_in_run(control, &run, prepared, progress).await.map_err(or_elsewhere(&elsewhere));
+    let restored = restored.map_err(|error| {
+        error.safe("the backup and the cluster it came from are as they were; what was made of the new one was removed")
+    });
+    run.end(restored, |restored| {
+        let exit = if restored.warnings.is_empty() { Exit::Ok } else { Exit::Warnings };
+        (exit, restored.warnings.join("; "), Some(set))
+    })
+    .await
+}
+
+async fn restore_in_run(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    prepared: Prepared,
+    progress: Progress<'_>,
+) -> Result<Restored, OperationError> {
+    let what = format!("restore of {} into \"{}\" failed", prepared.commit.set, prepared.policy.name);
+    let source = Source::in_place(&prepared.repository, &prepared.commit);
+    let (container, databases, warnings) = fill(control, run, &prepared, &source, &what, progress).await?;
+    let Prepared { commit, _held, image, policy, policy_text, .. } = prepared;
+    // All of it is there now. A policy that cannot be written is no reason to throw it away.
+    run.keep_made()?;
+    let path = match &policy_text {
+        Some(text) => control.configuration.write_policy(&policy.name, text).map_err(failed(&what))?,
+        None => control.configuration.policy_path(&policy.name),
+    };
+    Ok(Restored {
+        cluster: policy.name,
+        container: container.name,
+        image: image.reference,
+        policy: path,
+        databases,
+        warnings,
+        commit,
+    })
+}
+
+/// Where workers read the objects of a set.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// As a worker reaches it.
+    pub(crate) place: FolderLocation,
+    /// The folder of the host, or the volume, that it must see at [`SET_FOLDER`].
+    pub(crate) mounted: Option<String>,
+}
+
+impl Source {
+    /// Where the repository has them.
+    pub(crate) fn in_place(repository: &Repository, commit: &Commit) -> Self {
+        let folder = Key::new(commit.location().folder()).expect("names make a key");
+        let (place, on_host) = repository.for_worker(&folder, SET_FOLDER);
+        Self { place, mounted: on_host.map(|path| path.to_string_lossy().into_owned()) }
+    }
+
+    /// What a worker must see for it.
+    pub(crate) fn mount(&self) -> Option<WorkerMount> {
+        let mount = |source: &String| WorkerMount {
+            source: source.clone(),
+            destination: SET_FOLDER.to_owned(),
+            writable: false,
+        };
+        self.mounted.as_ref().map(mount)
+    }
+}
+
+/// Makes the containers and fills them from `source`. Returns the database container, the databases in it, and what the operator
+/// should read.
+pub(crate) async fn fill(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    prepared: &Prepared,
+    source: &Source,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(Container, Vec<DatabaseName>, Vec<String>), OperationError> {
+    let Prepared { commit, keys, engine, image, cluster, plan, policy, .. } = prepared;
+    match plan {
+        Plan::Dump(plan) => {
+            let container = provision::make(run, engine, cluster, what, progress).await?;
+            let scratch = scratch_volume(run, engine, policy).await.map_err(failed(what))?;
+            let result = into_server(
+                control,
+                run,
+                engine,
+                &container,
+                image,
+                policy,
+                source,
+                commit,
+                plan,
+                keys.clone(),
+                &scratch,
+                what,
+                progress,
+            )
+            .await;
+            if let Err(error) = engine.remove_volume(&scratch).await {
+                tracing::warn!("the scratch volume is left for the next sweep: {error}");
+            }
+            let (databases, warnings) = result?;
+            Ok((container, databases, warnings.into_iter().chain(plan.warnings.iter().cloned()).collect()))
+        }
+        Plan::Volume(plan) => {
+            let scene = volume::Scene { control, run, engine, image, cluster, policy, source, what, progress };
+            let container = volume::restore(&scene, plan, keys.clone()).await?;
+            Ok((container, plan.databases.clone(), plan.warnings.clone()))
+        }
+    }
+}
+
+/// What is damaged is the set, not the command.
+fn damaged_set(error: SessionError, set: &SetId, what: &str) -> OperationError {
+    match &error {
+        SessionError::Failed { trouble: crate::worker::Trouble::Damaged, .. } => failed(what)(error)
+            .next(format!("see what is damaged: pglife backups verify --backup {set}; then restore another backup")),
+        _ => failed(what)(error),
+    }
+}
+
+/// Makes the volume in which dumps are unpacked; it is swept with the run.
+pub async fn scratch_volume(
+    run: &Run<'_>,
+    engine: &Engine,
+    policy: &Policy,
+) -> Result<VolumeName, crate::docker::DockerError> {
+    let name = VolumeName::new(format!("pglife-scratch-{}", run.id)).expect("a run id fits into a name");
+    let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48);
+    engine.ensure_volume(&name, &label::short_lived(Purpose::Scratch, &run.id, &policy.name, expires)).await?;
+    Ok(name)
+}
+
+/// Has a worker restore into the new server, and ends the worker.
+#[expect(clippy::too_many_arguments, reason = "two callers, each with all of it at hand")]
+pub(crate) async fn into_server(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    engine: &Engine,
+    container: &Container,
+    image: &Image,
+    policy: &Policy,
+    source: &Source,
+    commit: &Commit,
+    plan: &RestorePlan,
+    keys: Option<Keys>,
+    scratch: &VolumeName,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(Vec<DatabaseName>, Vec<String>), OperationError> {
+    let mount = |source: String, destination: &str, writable| WorkerMount {
+        source,
+        destination: destination.to_owned(),
+        writable,
+    };
+    let mut mounts = vec![mount(scratch.to_string(), SCRATCH_FOLDER, true)];
+    mounts.extend(source.mount());
+    // Writable, for the folders of tablespaces.
+    mounts.extend(
+        container
+            .mounts
+            .iter()
+            .filter(|mounted| mounted.destination == "/data")
+            .map(|mounted| mount(mounted.source.clone(), "/data", true)),
+    );
+    let (mut session, server) = provision::await_server(
+        control,
+        run,
+        policy,
+        engine,
+        container,
+        image,
+        mounts,
+        what,
+        provision::FIRST_START_SECONDS,
+        Some(policy.major),
+    )
+    .await?;
+    tracing::debug!(version = server.version, "the new server answers");
+    let (login, _) = control.login(policy, container)?;
+    progress(Tick::Step(format!("restoring {} databases", plan.databases.len())));
+    let mut databases = Vec::new();
+    let mut warnings = Vec::new();
+    let expected = Some(plan.plain_bytes());
+    let done = session
+        .request(&Request::Restore(Box::new(plan.job(login, source.place.clone(), keys))), &control.cancel, |event| {
+            match event {
+                Event::Restored { database } => databases.push(database),
+                Event::Log { message, .. } => {
+                    progress(Tick::Warning(message.clone()));
+                    warnings.push(message);
+                }
+                Event::Progress { plain_bytes, stored_bytes } => {
+                    progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+                }
+                _ => {}
+            }
+        })
+        .await;
+    close_worker(session).await;
+    done.map_err(|error| damaged_set(error, &commit.set, what))?;
+    let missing: Vec<String> = plan
+        .databases
+        .iter()
+        .filter(|wanted| !databases.contains(&wanted.database))
+        .map(|wanted| wanted.database.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok((databases, warnings));
+    }
+    Err(OperationError::new(Exit::Failed, format!("{what}: the worker did not report {}", missing.join(", "))))
+}

@@ -1,0 +1,169 @@
+//! A new cluster from a copy of volumes: its volumes are unpacked before there is a server, which then replays the WAL in them.
+
+use serde::Serialize;
+
+use crate::backup_set::{Kind, Manifest, Object, SetId};
+use crate::cluster::{ClusterName, DatabaseName, PgMajor};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::docker::{Container, Engine, Image};
+use crate::encryption::Keys;
+use crate::exit::Exit;
+use crate::policy::Policy;
+use crate::provision::{self, ClusterPlan};
+use crate::storage::FolderLocation;
+use crate::worker::{Event, Request, UnpackJob};
+
+use super::plan::{PlanError, Wanted};
+use super::{Source, damaged_set};
+
+/// Everything about a restore of volumes that is about to begin.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VolumeRestorePlan {
+    /// The set.
+    pub set: SetId,
+    /// The cluster it is of.
+    pub source: ClusterName,
+    /// Its major.
+    pub major: PgMajor,
+    /// The server's system identifier, which the copy keeps.
+    pub system_identifier: u64,
+    /// The object.
+    pub object: Object,
+    /// The volumes in it.
+    pub volumes: Vec<String>,
+    /// The databases that come with them.
+    pub databases: Vec<DatabaseName>,
+    /// Codec threads.
+    pub threads: usize,
+    /// What the operator should read.
+    pub warnings: Vec<String>,
+}
+
+/// Plans the restore of the volumes that `manifest` describes into a cluster of `major`.
+pub fn plan_volume_restore(
+    manifest: &Manifest,
+    major: PgMajor,
+    wanted: &Wanted,
+    threads: usize,
+) -> Result<VolumeRestorePlan, PlanError> {
+    if manifest.kind != Kind::Volume {
+        return Err(PlanError::OtherKind(manifest.set.clone(), manifest.kind));
+    }
+    if *wanted != Wanted::Everything {
+        return Err(PlanError::OnlyWhole(manifest.set.clone()));
+    }
+    let from = manifest.server.major;
+    if from != major {
+        return Err(PlanError::OtherMajor { set: manifest.set.clone(), from, to: major });
+    }
+    let (object, copy) = manifest.volume().ok_or(PlanError::NoVolumes)?;
+    let mut warnings = Vec::new();
+    if manifest.server.settings.get("archive_mode").is_some_and(|mode| mode != "off") {
+        warnings.push(
+            "the copy has archive_mode on, as its source: see to it that both do not write to one archive".to_owned(),
+        );
+    }
+    Ok(VolumeRestorePlan {
+        set: manifest.set.clone(),
+        source: manifest.cluster.clone(),
+        major,
+        system_identifier: manifest.server.system_identifier,
+        object: object.clone(),
+        volumes: copy.volumes.clone(),
+        databases: manifest
+            .server
+            .databases
+            .iter()
+            .map(|database| database.name.clone())
+            .filter(|name| name.as_str() != "template0")
+            .collect(),
+        threads,
+        warnings,
+    })
+}
+
+impl VolumeRestorePlan {
+    fn job(&self, place: FolderLocation, keys: Option<Keys>) -> UnpackJob {
+        UnpackJob { place, object: self.object.clone(), volumes: self.volumes.clone(), threads: self.threads, keys }
+    }
+}
+
+/// What is needed to do it.
+pub(super) struct Scene<'a> {
+    pub(super) control: &'a ControlPlane,
+    pub(super) run: &'a Run<'a>,
+    pub(super) engine: &'a Engine,
+    pub(super) image: &'a Image,
+    pub(super) cluster: &'a ClusterPlan,
+    pub(super) policy: &'a Policy,
+    pub(super) source: &'a Source,
+    pub(super) what: &'a str,
+    pub(super) progress: Progress<'a>,
+}
+
+/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency.
+pub(super) async fn restore(
+    scene: &Scene<'_>,
+    plan: &VolumeRestorePlan,
+    keys: Option<Keys>,
+) -> Result<Container, OperationError> {
+    let &Scene { control, run, engine, image, cluster, policy, what, progress, .. } = scene;
+    provision::make_data(run, engine, cluster, what, progress).await?;
+    progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
+    unpack(scene, plan, keys).await?;
+    let container = provision::make_database(run, engine, cluster, what, progress).await?;
+    progress(Tick::Step("waiting until the server has replayed its WAL".to_owned()));
+    let (session, server) = provision::await_server(
+        control,
+        run,
+        policy,
+        engine,
+        &container,
+        image,
+        vec![],
+        what,
+        provision::RECOVERY_SECONDS,
+        Some(policy.major),
+    )
+    .await?;
+    close_worker(session).await;
+    // A server answers when it is consistent, not before. That it is the one of the backup is known by its identifier.
+    if server.system_identifier == plan.system_identifier {
+        return Ok(container);
+    }
+    Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
+}
+
+async fn unpack(scene: &Scene<'_>, plan: &VolumeRestorePlan, keys: Option<Keys>) -> Result<(), OperationError> {
+    let &Scene { control, run, engine, image, cluster, policy, source, what, progress } = scene;
+    let mount = |source: String, destination: &str, writable| WorkerMount {
+        source,
+        destination: destination.to_owned(),
+        writable,
+    };
+    let mut mounts: Vec<WorkerMount> =
+        cluster.volumes().map(|(volume, destination)| mount(volume.to_string(), destination, true)).collect();
+    let network = match source.mount() {
+        Some(mounted) => {
+            mounts.push(mounted);
+            WorkerNetwork::Nothing
+        }
+        // Docker's own bridge, or where the server will be.
+        None => WorkerNetwork::Named(cluster.network.clone().unwrap_or_else(|| "bridge".to_owned())),
+    };
+    let worker =
+        WorkerPlan { run: run.id.clone(), cluster: policy.name.clone(), image_id: image.id.clone(), mounts, network };
+    let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
+    let expected = Some(plan.object.plain.bytes);
+    let request = Request::Unpack(Box::new(plan.job(source.place.clone(), keys)));
+    let done = session
+        .request(&request, &control.cancel, |event| {
+            if let Event::Progress { plain_bytes, stored_bytes } = event {
+                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+            }
+        })
+        .await;
+    close_worker(session).await;
+    done.map(drop).map_err(|error| damaged_set(error, &plan.set, what))
+}

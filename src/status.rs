@@ -1,0 +1,323 @@
+//! How the clusters are: plain snapshots that the command line, the page, the metrics and Consul show. Pure, but for [`look`],
+//! which asks the world, and [`board`], where the daemon keeps the newest answer.
+
+pub mod board;
+mod look;
+mod verdict;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::backup_set::{Commit, Kind};
+use crate::cluster::{ClusterName, RepoName};
+use crate::exit::Exit;
+use crate::policy::freshness::{self, Level};
+use crate::policy::{Policy, Schedule};
+use crate::state::{Operation, RunRecord};
+
+pub use look::look;
+pub use verdict::{Check, Verdict, verdicts};
+
+/// How one cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its host.
+    pub host: String,
+    /// Its major.
+    pub major: String,
+    /// The database container's state, such as `healthy`, `exited`, `not created`; what is wrong where Docker does not say.
+    pub server: String,
+    /// Its dumps.
+    #[serde(flatten)]
+    pub dump: KindStatus,
+    /// Its volume backups.
+    pub volume: KindStatus,
+    /// What of it is proven.
+    pub proof: ProofStatus,
+    /// Its repositories.
+    pub repositories: Vec<RepositoryStatus>,
+    /// Its last pruning.
+    pub prune: Option<RunStatus>,
+    /// Its last verification by the daemon.
+    pub verify: Option<RunStatus>,
+    /// What of this could not be found out.
+    pub problems: Vec<String>,
+}
+
+impl ClusterStatus {
+    /// The same at a later time: nothing is looked at again, but a backup grows older.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> Self {
+        let mut later = self.clone();
+        for kind in [&mut later.dump, &mut later.volume] {
+            let Some(limits) = kind.limits else { continue };
+            let seconds = crate::policy::Duration::from_secs;
+            let limits = freshness::Limits::new(seconds(limits.warn_seconds), seconds(limits.critical_seconds));
+            let judged = judge(kind.last_known_at, limits.as_ref(), kind.unreadable.is_some(), now);
+            kind.freshness = Some(judged.level.as_str().to_owned());
+            kind.freshness_text = Some(judged.text);
+        }
+        later
+    }
+}
+
+/// How the backups of one kind are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KindStatus {
+    /// The newest committed set.
+    pub last_backup: Option<LastBackup>,
+    /// `ok`, `warn`, `critical`; None where the policy has no limits.
+    pub freshness: Option<String>,
+    /// Why, in stable words.
+    pub freshness_text: Option<String>,
+    /// Committed sets in the repositories.
+    pub backups: usize,
+    /// The last backup run: when it began.
+    pub last_attempt_at: Option<Timestamp>,
+    /// How it ended: `ok`, `warnings`, `failed`, `running`.
+    pub last_attempt: Option<&'static str>,
+    /// What it said.
+    pub last_message: String,
+    /// Backup runs that failed since the last one that did not.
+    pub failures_since_success: usize,
+    /// When the next one is due.
+    pub next_run_at: Option<Timestamp>,
+    /// The policy's limits for its age.
+    pub limits: Option<LimitsStatus>,
+    /// When the newest set was complete, as far as is known: where no repository can be read, from the record of runs.
+    pub last_known_at: Option<Timestamp>,
+    /// Why the sets could not be read; None: they were.
+    pub unreadable: Option<String>,
+}
+
+/// The ages at which a backup becomes worrying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitsStatus {
+    /// Worth a warning.
+    pub warn_seconds: u64,
+    /// Must not be.
+    pub critical_seconds: u64,
+}
+
+/// How one run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunStatus {
+    /// When it began.
+    pub at: Timestamp,
+    /// `ok`, `warnings`, `failed`, `running`.
+    pub result: &'static str,
+    /// What it said.
+    pub message: String,
+}
+
+/// How a repository of a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepositoryStatus {
+    /// Its name.
+    pub name: RepoName,
+    /// Why it cannot be used; None: it can.
+    pub problem: Option<String>,
+    /// Free space, where it is a folder.
+    pub free_bytes: Option<u64>,
+    /// Committed sets of this cluster in it.
+    pub backups: usize,
+}
+
+/// How far the backups are proven.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ProofStatus {
+    /// The newest backup that a drill has proven.
+    pub last_proven: Option<Proven>,
+    /// `ok`, `warn`, `critical`, by the age of that backup; None where the policy has no limits.
+    pub freshness: Option<String>,
+    /// Why, in stable words.
+    pub freshness_text: Option<String>,
+    /// Proven sets in the repositories.
+    pub proven: usize,
+}
+
+/// A backup that a drill has proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Proven {
+    /// Its id.
+    pub set: String,
+    /// When it was complete: what is proven is the data of that time.
+    pub completed_at: Timestamp,
+    /// When the drill proved it.
+    pub proven_at: Timestamp,
+    /// How long the restore took, in whole seconds.
+    pub rto_seconds: u64,
+}
+
+/// The newest committed set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastBackup {
+    /// Its id.
+    pub set: String,
+    /// When it was complete.
+    pub completed_at: Timestamp,
+    /// Bytes before the codec.
+    pub plain_bytes: u64,
+    /// Bytes in the repository.
+    pub stored_bytes: u64,
+}
+
+/// What was found about a cluster, each part on its own: what cannot be found out is a problem, not the end.
+#[derive(Debug)]
+pub struct Findings<'a> {
+    /// State of the database container.
+    pub server: Result<String, String>,
+    /// Committed sets, in any order.
+    pub sets: Result<&'a [Commit], String>,
+    /// The proven ones among them.
+    pub proven: &'a [Proven],
+    /// The last runs on the cluster, newest first.
+    pub runs: &'a [RunRecord],
+    /// Runs among them whose process is gone.
+    pub dead: &'a [String],
+    /// Its repositories.
+    pub repositories: Vec<RepositoryStatus>,
+}
+
+/// Makes the snapshot of one cluster.
+pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> ClusterStatus {
+    let mut problems = Vec::new();
+    let server = findings.server.clone().unwrap_or_else(|problem| {
+        problems.push(problem);
+        "unknown".to_owned()
+    });
+    if let Err(problem) = &findings.sets {
+        problems.push(problem.clone());
+    }
+    let dump = Asked {
+        kind: Kind::Dump,
+        operation: Operation::Dump,
+        limits: policy.dump_freshness.as_ref(),
+        schedule: policy.dump.schedule.as_ref(),
+    };
+    let volume = Asked {
+        kind: Kind::Volume,
+        operation: Operation::Volume,
+        limits: policy.volume_freshness.as_ref(),
+        schedule: policy.volume.schedule.as_ref(),
+    };
+    ClusterStatus {
+        cluster: policy.name.clone(),
+        host: policy.host.to_string(),
+        major: policy.major.to_string(),
+        server,
+        dump: of_kind(&dump, findings, now),
+        volume: of_kind(&volume, findings, now),
+        proof: proof(policy, findings, now),
+        repositories: findings.repositories.clone(),
+        prune: last_of(Operation::Prune, findings),
+        verify: last_of(Operation::Verify, findings),
+        problems,
+    }
+}
+
+fn proof(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> ProofStatus {
+    let last_proven = findings.proven.iter().max_by_key(|proven| proven.completed_at).cloned();
+    let judged = policy.drill_freshness.as_ref().map(|limits| match &last_proven {
+        Some(proven) => freshness::evaluate(Some(proven.completed_at), Some(limits), now),
+        None => freshness::Freshness { level: Level::Critical, text: "no backup is proven".to_owned() },
+    });
+    ProofStatus {
+        last_proven,
+        freshness: judged.as_ref().map(|judged| judged.level.as_str().to_owned()),
+        freshness_text: judged.map(|judged| judged.text),
+        proven: findings.proven.len(),
+    }
+}
+
+/// What the policy says of one kind.
+struct Asked<'a> {
+    kind: Kind,
+    operation: Operation,
+    limits: Option<&'a freshness::Limits>,
+    schedule: Option<&'a Schedule>,
+}
+
+fn of_kind(asked: &Asked<'_>, findings: &Findings<'_>, now: Timestamp) -> KindStatus {
+    let sets = || findings.sets.iter().flat_map(|sets| sets.iter()).filter(|set| set.kind == asked.kind);
+    let newest = sets().max_by_key(|set| set.completed_at);
+    let attempts: Vec<&RunRecord> = findings.runs.iter().filter(|run| run.operation == asked.operation).collect();
+    let ended = |run: &RunRecord| how_it_ended(run, findings.dead);
+    // Where no repository can be read, what the runs said at their end is the best there is.
+    let recorded = || attempts.iter().filter(|run| run.set.is_some()).filter_map(|run| run.ended_at).max();
+    let unreadable = findings.sets.as_ref().err().cloned();
+    let last_known_at = match unreadable {
+        None => newest.map(|set| set.completed_at),
+        Some(_) => recorded(),
+    };
+    let judged = asked.limits.map(|limits| judge(last_known_at, Some(limits), unreadable.is_some(), now));
+    let failures_since_success =
+        attempts.iter().filter(|run| ended(run) != "running").take_while(|run| ended(run) == "failed").count();
+    KindStatus {
+        last_backup: newest.map(|set| LastBackup {
+            set: set.set.to_string(),
+            completed_at: set.completed_at,
+            plain_bytes: set.plain_bytes,
+            stored_bytes: set.stored_bytes,
+        }),
+        freshness: judged.as_ref().map(|judged| judged.level.as_str().to_owned()),
+        freshness_text: judged.map(|judged| judged.text),
+        backups: sets().count(),
+        last_attempt_at: attempts.first().map(|run| run.started_at),
+        last_attempt: attempts.first().map(|run| ended(run)),
+        last_message: attempts.first().map(|run| said(run, findings.dead)).unwrap_or_default(),
+        failures_since_success,
+        next_run_at: asked.schedule.and_then(|schedule| schedule.next_after(now)).map(|slot| slot.start),
+        limits: asked.limits.map(|limits| LimitsStatus {
+            warn_seconds: limits.warn().as_secs(),
+            critical_seconds: limits.critical().as_secs(),
+        }),
+        last_known_at,
+        unreadable,
+    }
+}
+
+/// The freshness of a backup; one that cannot be seen at the moment is never simply fresh.
+fn judge(
+    last: Option<Timestamp>,
+    limits: Option<&freshness::Limits>,
+    unseen: bool,
+    now: Timestamp,
+) -> freshness::Freshness {
+    let judged = freshness::evaluate(last, limits, now);
+    if !unseen {
+        return judged;
+    }
+    let text = match last {
+        None => "no backup is known, and no repository can be read".to_owned(),
+        Some(_) => format!("{}; that is from the record of runs, no repository can be read", judged.text),
+    };
+    freshness::Freshness { level: judged.level.max(Level::Warn), text }
+}
+
+fn how_it_ended(run: &RunRecord, dead: &[String]) -> &'static str {
+    match (run.exit, dead.contains(&run.run)) {
+        (None, false) => "running",
+        (Some(code), _) if code == Exit::Ok.code() => "ok",
+        (Some(code), _) if code == Exit::Warnings.code() => "warnings",
+        (Some(_), _) | (None, true) => "failed",
+    }
+}
+
+fn last_of(operation: Operation, findings: &Findings<'_>) -> Option<RunStatus> {
+    findings.runs.iter().find(|run| run.operation == operation).map(|run| RunStatus {
+        at: run.started_at,
+        result: how_it_ended(run, findings.dead),
+        message: said(run, findings.dead),
+    })
+}
+
+/// What a run said at its end; one that died said nothing.
+fn said(run: &RunRecord, dead: &[String]) -> String {
+    if run.exit.is_none() && dead.contains(&run.run) {
+        return "the process died; the next run removes what it left".to_owned();
+    }
+    run.message.clone()
+}

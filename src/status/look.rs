@@ -1,0 +1,113 @@
+//! Asks Docker, the repositories and the state how the clusters are.
+
+use jiff::Timestamp;
+
+use super::{ClusterStatus, Findings, Proven, RepositoryStatus, of_cluster};
+use crate::cluster::ClusterName;
+use crate::control::{ControlPlane, Held, OperationError, failed};
+use crate::policy::Policy;
+use crate::provision;
+use crate::storage::Location;
+
+/// Runs that are looked at to count failures.
+const RUNS: u32 = 200;
+
+/// How all clusters are, or one of them. What cannot be found out about one is in its problems, and keeps nobody from the rest.
+pub async fn look(
+    control: &ControlPlane,
+    only: Option<&ClusterName>,
+    now: Timestamp,
+) -> Result<Vec<ClusterStatus>, OperationError> {
+    // Nobody wants to read that a server is down because a backup of it died.
+    if let Err(error) = control.start_what_dead_runs_stopped().await {
+        tracing::warn!("{}", error.chain());
+    }
+    let dead = control.state.dead_runs().map_err(failed("the runs cannot be read"))?;
+    let dead: Vec<String> = dead.into_iter().map(|run| run.run).collect();
+    let policies = control.configuration.select_all(only).map_err(|error| {
+        let next = error.next();
+        failed("the clusters cannot be looked at")(error).next(next)
+    })?;
+    let mut rows = Vec::new();
+    for policy in policies {
+        let server = server(control, policy).await.map_err(|error| error.chain());
+        let mut unreadable: Vec<String> = Vec::new();
+        let mut proven: Vec<Proven> = Vec::new();
+        let mut states: Vec<RepositoryStatus> = Vec::new();
+        let sets = control.repositories_of(policy, None).and_then(|repositories| {
+            states.extend(repositories.open.iter().map(|(name, repository)| RepositoryStatus {
+                name: name.clone(),
+                problem: None,
+                free_bytes: free_space(repository.location()),
+                backups: 0,
+            }));
+            states.extend(repositories.failed.iter().map(|(name, error)| RepositoryStatus {
+                name: name.clone(),
+                problem: Some(error.chain()),
+                free_bytes: None,
+                backups: 0,
+            }));
+            let holdings = repositories.holdings(control, policy)?;
+            let failed = repositories.failed.iter().map(|(_, error)| error);
+            unreadable.extend(holdings.problems.iter().chain(failed).map(OperationError::chain));
+            for state in &mut states {
+                state.backups = holdings.sets.iter().filter(|held| held.repositories.contains(&state.name)).count();
+            }
+            proven.extend(holdings.sets.iter().filter_map(proven_of));
+            Ok(holdings.sets.into_iter().map(|held| held.commit).collect::<Vec<_>>())
+        });
+        let sets = sets.map_err(|error| error.chain());
+        if let (Err(problem), true) = (&sets, states.is_empty()) {
+            states.extend(policy.dump.repositories.iter().map(|name| RepositoryStatus {
+                name: name.clone(),
+                problem: Some(problem.clone()),
+                free_bytes: None,
+                backups: 0,
+            }));
+        }
+        let runs = control.state.runs(Some(&policy.name), RUNS).map_err(failed("the runs cannot be read"))?;
+        let sets_found = sets.as_deref().map_err(Clone::clone);
+        let findings =
+            Findings { server, sets: sets_found, proven: &proven, runs: &runs, dead: &dead, repositories: states };
+        let mut row = of_cluster(policy, &findings, now);
+        row.problems.extend(unreadable);
+        let upgrade =
+            control.state.last_upgrade(&policy.name).map_err(failed("the journal of upgrades cannot be read"))?;
+        if let Some(open) = upgrade.filter(crate::state::upgrades::UpgradeRecord::is_open) {
+            row.problems.push(format!(
+                "an upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {}",
+                open.step, policy.name
+            ));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn proven_of(held: &Held) -> Option<Proven> {
+    let proof = held.proof.as_ref()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a restore")]
+    let rto_seconds = proof.rto_seconds.max(0.0) as u64;
+    Some(Proven {
+        set: held.commit.set.to_string(),
+        completed_at: held.commit.completed_at,
+        proven_at: proof.ended_at,
+        rto_seconds,
+    })
+}
+
+async fn server(control: &ControlPlane, policy: &Policy) -> Result<String, OperationError> {
+    let engine = control.engine(&policy.host).await.map_err(failed("Docker"))?;
+    let found = provision::inventory(&engine, policy).await?;
+    Ok(match found.database {
+        None => "not created".to_owned(),
+        Some(container) if container.running => container.health.unwrap_or_else(|| "running".to_owned()),
+        Some(container) => container.status,
+    })
+}
+
+fn free_space(location: &Location) -> Option<u64> {
+    let Location::Local { folder } = location else { return None };
+    let space = rustix::fs::statvfs(folder).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}

@@ -1,0 +1,191 @@
+//! `pglife repo sync`: the copies that a repository should hold and does not, made from another one that does.
+//!
+//! ```text
+//! what each repository holds ─▶ plan (pure): what is missing where, and is worth keeping
+//!   ─▶ for each set: run begins ─▶ worker copies the stored objects, checked ─▶ COMMIT, the same bytes ─▶ run ends
+//! ```
+//!
+//! The sets are copied as they lie there: nothing is opened, so encrypted ones need no key. Until `COMMIT` is there a copy is
+//! no backup; a run that ends in any other way removes what it wrote.
+
+use std::collections::BTreeSet;
+
+use crate::backup_set::{Commit, Measured, SetId, StoredObject};
+use crate::cluster::RepoName;
+use crate::control::{
+    ControlPlane, Held, OperationError, Progress, Repositories, Tick, catalogue, close_worker, failed,
+};
+use crate::exit::Exit;
+use crate::policy::Policy;
+use crate::state::{Operation, Thing};
+use crate::storage::{Key, Repository};
+use crate::worker::session::{Session, SessionError};
+use crate::worker::{CopyJob, Event, Request};
+
+/// A copy that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The set.
+    pub commit: Commit,
+    /// The repositories that hold it, in the order they are read from: never empty.
+    pub from: Vec<RepoName>,
+    /// The one that does not.
+    pub to: RepoName,
+}
+
+/// What is missing in `to`, oldest first: every set that another repository holds, and that `keeps` says is worth keeping.
+/// Pure.
+pub fn plan(sets: &[Held], to: &RepoName, keeps: &BTreeSet<SetId>) -> Vec<Missing> {
+    sets.iter()
+        .filter(|held| !held.repositories.contains(to) && keeps.contains(&held.commit.set))
+        .filter(|held| !held.repositories.is_empty())
+        .map(|held| Missing { commit: held.commit.clone(), from: held.repositories.clone(), to: to.clone() })
+        .collect()
+}
+
+/// A copy that was made.
+#[derive(Debug)]
+pub struct Copied {
+    /// The repository it was made from.
+    pub from: RepoName,
+    /// The damage that was found in the copies that were tried before.
+    pub damage: Vec<OperationError>,
+}
+
+/// Makes one missing copy, from the first holder whose own is whole.
+pub async fn copy(
+    control: &ControlPlane,
+    policy: &Policy,
+    repositories: &Repositories,
+    missing: &Missing,
+    progress: Progress<'_>,
+) -> Result<Copied, OperationError> {
+    let Missing { commit, from, to } = missing;
+    let what = |from: &RepoName| format!("copying backup {} from repository \"{from}\" to \"{to}\" failed", commit.set);
+    let first = from.first().expect("planned from one at least");
+    let open = |name: &RepoName| {
+        let found = repositories.open.iter().find(|(open, _)| open == name).map(|(_, repository)| repository);
+        found.ok_or_else(|| {
+            OperationError::new(Exit::Repository, format!("{}: repository \"{name}\" is not open", what(first)))
+        })
+    };
+    let destination = open(to)?;
+    destination.store().check_writable().map_err(failed(what(first)))?;
+    // Whoever deletes it waits.
+    let _held = control.state.hold_set(&commit.set).map_err(failed(what(first)))?;
+    let run = control.begin_without_engine(Operation::Sync, &policy.name).await?;
+    let thing = Thing::SetObjects { repository: to.clone(), set: commit.location() };
+    let mut damage = Vec::new();
+    let copied = async {
+        for from in from {
+            let copied = async {
+                // A run that could not clear up behind itself is mostly why the copy is missing.
+                control.clear_uncommitted(to, &commit.location())?;
+                run.will_make(&policy.host, &thing)?;
+                work(control, open(from)?, destination, commit, &what(from), progress).await
+            };
+            match copied.await {
+                Ok(()) => return Ok(from.clone()),
+                Err(error) if error.exit == Exit::VerifyFailed => damage.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(damage.swap_remove(0))
+    };
+    let copied: Result<RepoName, OperationError> = copied.await;
+    let copied = copied.map_err(|error| error.safe("the copies that there are, and the cluster, are as they were"));
+    let summary = |from: &RepoName| (Exit::Ok, format!("copied from \"{from}\" to \"{to}\""), Some(commit.set.clone()));
+    let from = run.end(copied, summary).await?;
+    Ok(Copied { from, damage })
+}
+
+async fn work(
+    control: &ControlPlane,
+    source: &Repository,
+    destination: &Repository,
+    commit: &Commit,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(), OperationError> {
+    let location = commit.location();
+    let key = |text: String| Key::new(text).expect("a set's names make a key");
+    let mut objects = catalogue::stored_objects(source, commit)?;
+    let manifest = Measured::of(&catalogue::stored_manifest(source, commit)?);
+    objects.push(StoredObject { name: commit.naming().document("manifest.json"), stored: manifest });
+    let expected = Some(objects.iter().map(|object| object.stored.bytes).sum());
+    let job = CopyJob {
+        from: source.folder_location(key(location.folder())),
+        to: destination.folder_location(key(location.folder())),
+        objects,
+    };
+    progress(Tick::Step(format!("copying {}", commit.set)));
+    let mut session = Session::in_child().await.map_err(failed(what))?;
+    let done = session
+        .request(&Request::Copy(job), &control.cancel, |event| {
+            if let Event::Progress { plain_bytes, stored_bytes } = event {
+                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+            }
+        })
+        .await;
+    close_worker(session).await;
+    done.map_err(|error| match &error {
+        SessionError::Failed { trouble: crate::worker::Trouble::Damaged, .. } => failed(what)(error).next(format!(
+            "see what else is damaged: pglife backups verify {} --backup {}; then take a new backup",
+            commit.cluster, commit.set
+        )),
+        _ => failed(what)(error),
+    })?;
+    // The same bytes make the same commitment; and as always it comes last.
+    let commit_key = key(location.commit_key());
+    let bytes = source.store().read_small(&commit_key, catalogue::COMMIT_LIMIT).map_err(failed(what))?;
+    destination.store().put(&commit_key, &bytes).map_err(failed(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup_set::{COMMIT_VERSION, Digest, Kind};
+    use crate::policy::retention::Pinning;
+
+    fn held(id: &str, repositories: &[&str]) -> Held {
+        let at = "2026-11-22T02:30:00Z".parse().expect("a time");
+        Held {
+            commit: Commit {
+                version: COMMIT_VERSION,
+                set: format!("20261122T023000Z-dump-{id}").parse().expect("an id"),
+                kind: Kind::Dump,
+                cluster: "chado".parse().expect("a name"),
+                lineage: "7412345678901234567-17".parse().expect("a lineage"),
+                started_at: at,
+                completed_at: at,
+                manifest_blake3: Digest::of(b""),
+                databases: 1,
+                plain_bytes: 1,
+                stored_bytes: 1,
+                warnings: 0,
+                encryption: None,
+            },
+            repositories: repositories.iter().map(|name| name.parse().expect("a name")).collect(),
+            pin: Pinning::Absent,
+            proof: None,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_and_worth_keeping_is_planned() {
+        let sets = [
+            held("aaaaaa", &["local", "offsite"]),
+            held("bbbbbb", &["local"]),
+            held("cccccc", &["nas"]),
+            held("dddddd", &["local"]),
+        ];
+        let keeps: BTreeSet<SetId> = sets[..3].iter().map(|held| held.commit.set.clone()).collect();
+        let offsite: RepoName = "offsite".parse().expect("a name");
+        let planned: Vec<(String, String)> = plan(&sets, &offsite, &keeps)
+            .into_iter()
+            .map(|missing| (missing.commit.set.to_string(), missing.from[0].to_string()))
+            .collect();
+        let expected = [("20261122T023000Z-dump-bbbbbb", "local"), ("20261122T023000Z-dump-cccccc", "nas")];
+        assert_eq!(planned, expected.map(|(set, from)| (set.to_owned(), from.to_owned())));
+    }
+}

@@ -1,0 +1,408 @@
+//! One upgrade at work: it looks at the world, has [`journal::next`] decide, and does that one thing; again, until it is done.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Report;
+use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
+use super::plan::{Trial, UpgradePlan, policy_with};
+use crate::cluster::ContainerName;
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
+use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
+use crate::docker::label::{self, Purpose};
+use crate::docker::twin::Blueprint;
+use crate::docker::{Container, DockerError, Engine, Image};
+use crate::exit::Exit;
+use crate::policy::{DatabaseSelection, Policy};
+use crate::provision;
+
+/// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(600);
+/// No way from anywhere to an end has so many actions.
+const MOST_ACTIONS: usize = 64;
+
+/// One upgrade at work.
+pub(super) struct Scene<'a> {
+    pub(super) control: &'a ControlPlane,
+    pub(super) run: &'a Run<'a>,
+    pub(super) engine: &'a Engine,
+    /// As it is on disk.
+    policy: &'a Policy,
+    pub(super) plan: &'a UpgradePlan,
+    /// Its id in the journal, which its containers and volumes carry as a label.
+    pub(super) id: String,
+    pub(super) report: Report,
+    pub(super) progress: Progress<'a>,
+    what: String,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn new(
+        control: &'a ControlPlane,
+        run: &'a Run<'a>,
+        engine: &'a Engine,
+        policy: &'a Policy,
+        plan: &'a UpgradePlan,
+        id: String,
+        progress: Progress<'a>,
+    ) -> Self {
+        let what = format!("upgrade of cluster \"{}\" to PostgreSQL {} failed", plan.cluster, plan.to);
+        Self { control, run, engine, policy, plan, id, report: Report::default(), progress, what }
+    }
+
+    pub(super) fn what(&self) -> &str {
+        &self.what
+    }
+
+    pub(super) fn say(&self, step: &str) {
+        (self.progress)(Tick::Step(step.to_owned()));
+    }
+
+    pub(super) fn failed(&self) -> impl FnOnce(DockerError) -> OperationError + use<> {
+        failed(self.what.clone())
+    }
+
+    /// The journal knows of the step before it is begun.
+    pub(super) fn step(&self, name: &str) -> Result<Step, OperationError> {
+        self.control.state.upgrade_step(&self.id, name, Timestamp::now()).map_err(failed(&self.what))?;
+        fail_point("before", name);
+        self.say(name);
+        Ok(Step { name: name.to_owned(), began: Instant::now() })
+    }
+
+    pub(super) fn end(&mut self, step: Step) {
+        fail_point("after", &step.name);
+        self.report.seconds.push((step.name, step.began.elapsed().as_secs_f64()));
+    }
+
+    pub(super) fn phase(&mut self, phase: Phase) -> Result<(), OperationError> {
+        self.save_report()?;
+        let word = phase.as_str();
+        fail_point("before", word);
+        self.control.state.upgrade_phase(&self.id, word, Timestamp::now()).map_err(failed(&self.what))?;
+        fail_point("after", word);
+        Ok(())
+    }
+
+    pub(super) fn save_report(&self) -> Result<(), OperationError> {
+        let text = serde_json::to_string(&self.report).expect("a report has only text keys");
+        self.control.state.upgrade_report(&self.id, &text, Timestamp::now()).map_err(failed(&self.what))
+    }
+
+    /// The policy by which the server in `container` is reached: everything of it is wanted.
+    pub(super) fn policy_of(&self, container: ContainerName, new: bool) -> Policy {
+        let mut policy = self.policy.clone();
+        policy.container = container;
+        policy.major = if new { self.plan.to } else { self.plan.from };
+        policy
+    }
+
+    /// The policy of the old server for the last backup: nothing may be left out of it.
+    pub(super) fn source_policy(&self) -> Policy {
+        let mut policy = self.policy_of(self.plan.trial(Trial::Source), false);
+        policy.dump.databases = DatabaseSelection::everything();
+        policy.dump.exclude_table_data = vec![];
+        policy
+    }
+
+    /// The policy of the new server in its place.
+    pub(super) fn new_policy(&self) -> Policy {
+        self.policy_of(self.plan.container.clone(), true)
+    }
+
+    async fn seat(&self, name: &ContainerName, old: &str) -> Result<(Seat, Option<Container>), OperationError> {
+        let found = self.engine.container(name.as_str()).await.map_err(self.failed())?;
+        let seat = match &found {
+            None => Seat::Empty,
+            Some(found) if found.id == old => Seat::Old { running: found.running },
+            Some(found) if found.labels.get(label::UPGRADE) == Some(&self.id) => Seat::New { running: found.running },
+            Some(_) => Seat::Stranger,
+        };
+        Ok((seat, found))
+    }
+
+    async fn observe(&self) -> Result<Observed, OperationError> {
+        let plan = self.plan;
+        let mut trials = false;
+        for trial in Trial::ALL {
+            trials |= self.engine.container(plan.trial(trial).as_str()).await.map_err(self.failed())?.is_some();
+        }
+        let (database, _) = self.seat(&plan.container, &plan.old_container_id).await?;
+        let (data, _) = self.seat(&plan.data_container, &plan.old_data_container_id).await?;
+        let (aside, _) = self.seat(&plan.kept_container, &plan.old_container_id).await?;
+        let (data_aside, _) = self.seat(&plan.kept_data_container, &plan.old_data_container_id).await?;
+        let old_is_there = self.engine.container(&plan.old_container_id).await.map_err(self.failed())?.is_some();
+        let text = self.control.configuration.policy_text(&plan.cluster).map_err(failed(&self.what))?;
+        let as_new = policy_with(&text, plan.to, plan.policy_image.as_deref());
+        Ok(Observed {
+            trials,
+            database,
+            data,
+            database_aside: matches!(aside, Seat::Old { .. }),
+            data_aside: matches!(data_aside, Seat::Old { .. }),
+            new_volume: self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
+            policy_is_new: as_new == text,
+            restarts: old_is_there
+                && restarts(&self.engine.restart_policy(&plan.old_container_id).await.map_err(self.failed())?),
+            had_restarts: restarts(&plan.restart),
+        })
+    }
+
+    /// Does what is to be done, one thing after the other, until the goal is reached.
+    pub(super) async fn drive(&mut self, goal: Goal) -> Result<(), OperationError> {
+        for _ in 0..MOST_ACTIONS {
+            match next(goal, self.observe().await?) {
+                Next::Done => {
+                    if goal == Goal::AsBefore {
+                        self.check_old_serving().await?;
+                    }
+                    return Ok(());
+                }
+                Next::Stuck(why) => {
+                    return Err(OperationError::new(Exit::UpgradeNeedsOperator, format!("{}: {why}", self.what)));
+                }
+                Next::Do(action) => {
+                    let step = self.step(&action.to_string())?;
+                    self.apply(action).await?;
+                    self.end(step);
+                }
+            }
+        }
+        Err(OperationError::new(Exit::UpgradeNeedsOperator, format!("{}: it comes to no end", self.what)))
+    }
+
+    async fn apply(&mut self, action: Action) -> Result<(), OperationError> {
+        let plan = self.plan;
+        let (engine, old, old_data) = (self.engine, &plan.old_container_id, &plan.old_data_container_id);
+        match action {
+            Action::RemoveTrials => {
+                for trial in Trial::ALL {
+                    self.remove_trial(trial).await?;
+                }
+                Ok(())
+            }
+            Action::ForbidRestart => engine.set_restart_policy(old, no_restart()).await,
+            Action::StopOld => engine.stop(old, STOP_PATIENCE).await,
+            Action::SetDatabaseAside => engine.rename_container(old, &plan.kept_container).await,
+            Action::SetDataAside => engine.rename_container(old_data, &plan.kept_data_container).await,
+            Action::MakeData => return self.make_data().await,
+            Action::MakeDatabase => return self.make_database().await,
+            Action::StartNew => return self.start_new().await,
+            Action::WritePolicy => return self.write_policy(plan.to, plan.policy_image.as_deref()),
+            Action::RestorePolicy => {
+                let image = plan.policy_image.as_ref().map(|_| plan.old_image.name.as_str());
+                return self.write_policy(plan.from, image);
+            }
+            Action::RemoveNewDatabase => {
+                engine.stop(plan.container.as_str(), STOP_PATIENCE).await.map_err(self.failed())?;
+                engine.remove_container(plan.container.as_str()).await
+            }
+            Action::RemoveNewData => engine.remove_container(plan.data_container.as_str()).await,
+            Action::BringDataBack => engine.rename_container(old_data, &plan.data_container).await,
+            Action::BringDatabaseBack => engine.rename_container(old, &plan.container).await,
+            Action::RemoveNewVolume => engine.remove_volume(&plan.new_volume).await,
+            Action::RestoreRestart => engine.set_restart_policy(old, plan.restart.clone()).await,
+            Action::StartOld => engine.start(old).await,
+        }
+        .map_err(self.failed())
+    }
+
+    fn write_policy(&self, major: crate::cluster::PgMajor, image: Option<&str>) -> Result<(), OperationError> {
+        let configuration = &self.control.configuration;
+        let text = configuration.policy_text(&self.plan.cluster).map_err(failed(&self.what))?;
+        configuration.replace_policy(&self.plan.cluster, &policy_with(&text, major, image)).map_err(failed(&self.what))
+    }
+
+    async fn make_data(&self) -> Result<(), OperationError> {
+        let plan = self.plan;
+        let blueprint = self.engine.blueprint(&plan.old_data_container_id).await.map_err(self.failed())?;
+        let mut binds = vec![format!("{}:/data", plan.new_volume)];
+        binds.extend(plan.shared.iter().map(|(source, destination)| format!("{source}:{destination}")));
+        let Blueprint { mut body, .. } = blueprint;
+        body.labels.get_or_insert_default().insert(label::UPGRADE.to_owned(), self.id.clone());
+        let host = body.host_config.take().unwrap_or_default();
+        body.host_config = Some(HostConfig { binds: Some(binds), mounts: None, ..host });
+        self.engine.create_container(&plan.data_container, body).await.map_err(self.failed())?;
+        Ok(())
+    }
+
+    /// The new image, by the name that still means it, else by its id.
+    pub(super) async fn new_image(&self) -> Result<Image, OperationError> {
+        let pinned = &self.plan.new_image;
+        let named = self.engine.image(&pinned.name).await.map_err(self.failed())?;
+        match named.filter(|named| named.id == pinned.id) {
+            Some(named) => Ok(named),
+            None => self.engine.require_image(&pinned.id).await.map_err(self.failed()),
+        }
+    }
+
+    async fn make_database(&self) -> Result<(), OperationError> {
+        let Blueprint { mut body, .. } =
+            self.engine.blueprint(&self.plan.old_container_id).await.map_err(self.failed())?;
+        body.image = Some(self.new_image().await?.reference);
+        body.labels.get_or_insert_default().insert(label::UPGRADE.to_owned(), self.id.clone());
+        let host = body.host_config.take().unwrap_or_default();
+        body.host_config = Some(HostConfig {
+            volumes_from: Some(vec![self.plan.data_container.to_string()]),
+            restart_policy: Some(self.plan.restart.clone()),
+            ..host
+        });
+        self.engine.create_container(&self.plan.container, body).await.map_err(self.failed())?;
+        Ok(())
+    }
+
+    /// Joins the networks that it does not have yet, and starts.
+    async fn start_new(&self) -> Result<(), OperationError> {
+        let name = self.plan.container.as_str();
+        let made = self.engine.require_container(&self.plan.container).await.map_err(self.failed())?;
+        let Blueprint { more_networks, .. } =
+            self.engine.blueprint(&self.plan.old_container_id).await.map_err(self.failed())?;
+        for (network, endpoint) in more_networks {
+            if !made.networks.contains_key(&network) {
+                self.engine.connect_network(name, &network, endpoint).await.map_err(self.failed())?;
+            }
+        }
+        self.engine.start(name).await.map_err(self.failed())
+    }
+
+    /// The server under the cluster's name is the one that was compared.
+    pub(super) async fn check_serving(&mut self) -> Result<(), OperationError> {
+        let container = self.engine.require_container(&self.plan.container).await.map_err(self.failed())?;
+        let policy = self.new_policy();
+        let image = self.new_image().await?;
+        let found = self.answer(&policy, &container, &image).await?;
+        if Some(found) != self.report.system_identifier {
+            return Err(OperationError::new(
+                Exit::UpgradeNeedsOperator,
+                format!("{}: under the cluster's name answers another server (system identifier {found})", self.what),
+            ));
+        }
+        if self.report.serving_at.is_none() {
+            self.report.serving_at = Some(Timestamp::now());
+        }
+        Ok(())
+    }
+
+    async fn check_old_serving(&self) -> Result<(), OperationError> {
+        let container = self.engine.require_container(&self.plan.container).await.map_err(self.failed())?;
+        let policy = self.policy_of(self.plan.container.clone(), false);
+        let image = self.engine.require_image(&container.image_id).await.map_err(self.failed())?;
+        let found = self.answer(&policy, &container, &image).await?;
+        if found == self.plan.system_identifier {
+            return Ok(());
+        }
+        Err(OperationError::new(
+            Exit::UpgradeNeedsOperator,
+            format!("{}: under the cluster's name answers another server (system identifier {found})", self.what),
+        ))
+    }
+
+    async fn answer(&self, policy: &Policy, container: &Container, image: &Image) -> Result<u64, OperationError> {
+        let seconds = provision::RECOVERY_SECONDS;
+        let (session, profile) = provision::await_server(
+            self.control,
+            self.run,
+            policy,
+            self.engine,
+            container,
+            image,
+            vec![],
+            &self.what,
+            seconds,
+            Some(policy.major),
+        )
+        .await?;
+        close_worker(session).await;
+        Ok(profile.system_identifier)
+    }
+
+    /// Stops in good order and removes a container for work or proof.
+    pub(super) async fn remove_trial(&self, trial: Trial) -> Result<(), OperationError> {
+        let name = self.plan.trial(trial);
+        let Some(found) = self.engine.container(name.as_str()).await.map_err(self.failed())? else { return Ok(()) };
+        if found.labels.get(label::UPGRADE) != Some(&self.id) {
+            return Err(OperationError::new(
+                Exit::UpgradeNeedsOperator,
+                format!("{}: container \"{name}\" is not of this upgrade", self.what),
+            )
+            .next(format!("look at what it is (docker inspect {name}) and rename or remove it")));
+        }
+        self.engine.stop(&found.id, STOP_PATIENCE).await.map_err(self.failed())?;
+        self.engine.remove_container(&found.id).await.map_err(self.failed())
+    }
+
+    /// Makes and starts a container for work or proof: no published port, no alias, a name that nobody knows.
+    pub(super) async fn start_trial(&self, trial: Trial) -> Result<Container, OperationError> {
+        let plan = self.plan;
+        let Blueprint { mut body, .. } = self.engine.blueprint(&plan.old_container_id).await.map_err(self.failed())?;
+        let expires = Timestamp::now() + jiff::SignedDuration::from_hours(24 * 30);
+        let mut labels = label::short_lived(Purpose::Trial, &self.run.id, &plan.cluster, expires);
+        labels.insert(label::UPGRADE.to_owned(), self.id.clone());
+        body.labels = Some(labels);
+        body.networking_config = None;
+        let host = body.host_config.take().unwrap_or_default();
+        body.host_config = Some(HostConfig {
+            port_bindings: None,
+            publish_all_ports: Some(false),
+            links: None,
+            restart_policy: Some(no_restart()),
+            ..host
+        });
+        if trial != Trial::Source {
+            body.image = Some(plan.new_image.id.clone());
+            self.for_new_server(&mut body, trial);
+        }
+        let name = plan.trial(trial);
+        self.engine.create_container(&name, body).await.map_err(self.failed())?;
+        self.engine.start(name.as_str()).await.map_err(self.failed())?;
+        self.engine.require_container(&name).await.map_err(self.failed())
+    }
+
+    /// The target has no secrets: they would make an admin role, and the backup brings its own.
+    fn for_new_server(&self, body: &mut ContainerCreateBody, trial: Trial) {
+        let plan = self.plan;
+        let mut binds = vec![format!("{}:/data", plan.new_volume)];
+        let shared = plan.shared.iter().filter(|(_, destination)| trial == Trial::Proof || destination == "/config");
+        binds.extend(shared.map(|(source, destination)| format!("{source}:{destination}")));
+        let host = body.host_config.take().unwrap_or_default();
+        body.host_config = Some(HostConfig { volumes_from: None, binds: Some(binds), ..host });
+        let mut command = body.cmd.take().unwrap_or_else(|| vec!["postgres".to_owned()]);
+        // It must not write into the archive of the old server.
+        command.extend(["-c", "archive_mode=off"].map(str::to_owned));
+        if trial == Trial::Target {
+            command.extend(["-c", "ssl=off"].map(str::to_owned));
+            let environment = body.env.get_or_insert_default();
+            environment.retain(|variable| {
+                let name = variable.split('=').next().unwrap_or_default();
+                !name.starts_with("POSTGRES_PASSWORD") && !name.starts_with("ADMIN_")
+            });
+            if plan.wal_segment_bytes != 16 << 20 {
+                environment.retain(|variable| !variable.starts_with("POSTGRES_INITDB_ARGS="));
+                environment.push(format!("POSTGRES_INITDB_ARGS=--wal-segsize={}", plan.wal_segment_bytes >> 20));
+            }
+        }
+        body.cmd = Some(command);
+    }
+}
+
+/// A step that was begun.
+pub(super) struct Step {
+    name: String,
+    began: Instant,
+}
+
+pub(super) fn no_restart() -> RestartPolicy {
+    RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }
+}
+
+fn restarts(policy: &RestartPolicy) -> bool {
+    !matches!(policy.name, None | Some(RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY))
+}
+
+/// For tests: `PGLIFE_FAILPOINT=before:<step>` or `after:<step>` ends the process there as SIGKILL would.
+fn fail_point(when: &str, step: &str) {
+    if std::env::var("PGLIFE_FAILPOINT").is_ok_and(|wanted| wanted == format!("{when}:{step}")) {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).ok();
+    }
+}

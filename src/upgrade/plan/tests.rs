@@ -1,0 +1,143 @@
+use super::*;
+use crate::backup_set::{DatabaseProfile, Tablespace};
+use crate::postgres::survey::FileSetting;
+
+fn major(number: u16) -> PgMajor {
+    PgMajor::since_10(number)
+}
+
+fn profile(from: u16) -> ServerProfile {
+    ServerProfile {
+        version: format!("{from}.1"),
+        major: major(from),
+        system_identifier: 7,
+        bootstrap_role: RoleName::new("postgres").expect("a role"),
+        data_checksums: true,
+        wal_segment_bytes: 16 << 20,
+        databases: vec![database("postgres", true), database("template0", false)],
+        tablespaces: vec![],
+        settings: std::collections::BTreeMap::new(),
+    }
+}
+
+fn database(name: &str, connectable: bool) -> DatabaseProfile {
+    DatabaseProfile {
+        name: DatabaseName::new(name).expect("a name"),
+        oid: 1,
+        bytes: 8 << 20,
+        connectable,
+        is_template: !connectable,
+        encoding: "UTF8".to_owned(),
+        collate: "C".to_owned(),
+        ctype: "C".to_owned(),
+    }
+}
+
+fn survey() -> Survey {
+    Survey { data_directory: "/data/15".to_owned(), free_bytes: u64::MAX, ..Survey::default() }
+}
+
+fn setting(file: &str, name: &str, value: &str) -> FileSetting {
+    FileSetting { file: file.to_owned(), name: name.to_owned(), value: value.to_owned(), error: None }
+}
+
+#[test]
+fn a_plain_server_has_nothing_against_it() {
+    let mut plain = survey();
+    plain.settings = vec![
+        setting("/data/15/postgresql.conf", "max_connections", "100"),
+        setting("/data/15/postgresql.conf", "TimeZone", "UTC"),
+        setting("/config/my.conf", "work_mem", "64MB"),
+        setting("/data/15/postgresql.auto.conf", "work_mem", "8MB"),
+    ];
+    plain.access_files = vec!["/data/15/pg_hba.conf".to_owned(), "/config/pg_ident.conf".to_owned()];
+    assert_eq!(findings(&profile(15), &plain, major(18)), []);
+}
+
+#[test]
+fn everything_that_blocks_is_told_at_once_with_a_remedy() {
+    let mut bad = survey();
+    bad.prepared = vec!["'x' in database \"a\"".to_owned()];
+    bad.subscriptions = vec!["s in database \"a\"".to_owned()];
+    bad.in_recovery = true;
+    bad.free_bytes = 1 << 20;
+    bad.settings = vec![
+        setting("/config/a.conf", "force_parallel_mode", "on"),
+        setting("/data/15/postgresql.conf", "max_connections", "500"),
+        FileSetting { error: Some("invalid value".to_owned()), ..setting("/config/a.conf", "work_mem", "x") },
+    ];
+    bad.role_settings = vec![("role \"r\"".to_owned(), "force_parallel_mode=on".to_owned())];
+    bad.access_files = vec!["/etc/pg_hba.conf".to_owned()];
+    let mut server = profile(15);
+    server.databases.push(database("closed", false));
+    server.tablespaces.push(Tablespace { name: "far".to_owned(), location: "/mnt/x".to_owned() });
+    let found = findings(&server, &bad, major(18));
+    for part in [
+        "standby",
+        "prepared transaction",
+        "subscription s",
+        "\"closed\"",
+        "tablespace \"far\"",
+        "/config/a.conf is unknown to PostgreSQL 18",
+        "max_connections was set to '500'",
+        "invalid value",
+        "of role \"r\"",
+        "/etc/pg_hba.conf",
+        "MB free",
+    ] {
+        let finding = found.iter().find(|finding| finding.what.contains(part)).unwrap_or_else(|| panic!("{part}"));
+        assert_eq!(finding.severity, Severity::Blocks);
+        assert!(!finding.remedy.is_empty());
+    }
+    assert_eq!(found.len(), 11);
+}
+
+#[test]
+fn a_setting_is_removed_only_between_the_majors_of_the_upgrade() {
+    let mut server = survey();
+    server.settings = vec![setting("/config/a.conf", "old_snapshot_threshold", "1h")];
+    assert_eq!(findings(&profile(15), &server, major(16)), []);
+    assert_eq!(findings(&profile(15), &server, major(17)).len(), 1);
+}
+
+#[test]
+fn slots_and_receivers_are_warnings() {
+    let mut server = survey();
+    server.slots = vec!["s (logical)".to_owned()];
+    server.receivers = vec!["walreceiver".to_owned()];
+    let found = findings(&profile(15), &server, major(17));
+    assert!(found.iter().all(|finding| finding.severity == Severity::Warning));
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn alter_system_is_said_again_the_last_one_wins() {
+    let mut server = survey();
+    let auto = "/data/15/postgresql.auto.conf";
+    server.settings = vec![
+        setting(auto, "work_mem", "1MB"),
+        setting(auto, "work_mem", "2MB"),
+        setting(auto, "shared_preload_libraries", "auto_explain, pg_stat_statements"),
+        setting(auto, "auto_explain.log_format", "it's"),
+        setting("/config/a.conf", "port", "1"),
+    ];
+    assert_eq!(
+        system_settings(&server),
+        [
+            r#"alter system set "auto_explain"."log_format" = E'it''s'"#,
+            r#"alter system set "shared_preload_libraries" = E'auto_explain', E'pg_stat_statements'"#,
+            r#"alter system set "work_mem" = E'2MB'"#,
+        ]
+    );
+}
+
+#[test]
+fn a_policy_keeps_all_but_its_major_and_image() {
+    let text = "# mine\n[cluster]\nmajor = \"15\" # old\nimage = 'pglife/postgres:15'\n\n[backup.dump]\nschedule = \"major = 1\"\n";
+    assert_eq!(
+        policy_with(text, major(18), Some("pglife/postgres:18")),
+        "# mine\n[cluster]\nmajor = \"18\" # old\nimage = \"pglife/postgres:18\"\n\n[backup.dump]\nschedule = \"major = 1\"\n"
+    );
+    let text = "[cluster]\n  major='15'\n";
+    assert_eq!(policy_with(text, major(17), None), "[cluster]\n  major = \"17\"\n");
+}

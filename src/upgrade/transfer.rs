@@ -1,0 +1,270 @@
+//! From the running old server to a new one that is proven: everything up to the commit.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::drive::{STOP_PATIENCE, Scene, no_restart};
+use super::journal::Phase;
+use super::plan::{self, Trial};
+use super::{check_findings, survey_of};
+use crate::backup;
+use crate::backup_set::Selector;
+use crate::cluster::DatabaseName;
+use crate::control::{Found, OperationError, close_worker, failed};
+use crate::docker::label::{self, Purpose};
+use crate::docker::worker::WorkerMount;
+use crate::docker::{Container, Image};
+use crate::exit::Exit;
+use crate::facts::{Algorithm, Facts, Mode, Weight, compare};
+use crate::policy::Policy;
+use crate::postgres::survey::Survey;
+use crate::provision;
+use crate::restore::{self, Wanted, plan_restore};
+use crate::worker::session::Session;
+use crate::worker::{Event, Request, SettleJob, TakeFactsJob};
+
+/// Where a worker sees the old data volume, read-only.
+const OLD_DATA: &str = "/pglife-old-data";
+
+/// Does everything up to the commit, and the commit.
+pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>) -> Result<(), OperationError> {
+    let plan = scene.plan;
+
+    let step = scene.step("stop")?;
+    scene.report.stopped_at = Some(Timestamp::now());
+    scene.save_report()?;
+    scene.engine.set_restart_policy(&plan.old_container_id, no_restart()).await.map_err(scene.failed())?;
+    scene.engine.stop(&plan.old_container_id, STOP_PATIENCE).await.map_err(scene.failed())?;
+    scene.end(step);
+
+    let step = scene.step("source")?;
+    let source = scene.start_trial(Trial::Source).await?;
+    let source_image = scene.engine.require_image(&source.image_id).await.map_err(scene.failed())?;
+    let policy = scene.source_policy();
+    let (profile, survey) =
+        survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
+    // What came since the plan; nobody can change it any more.
+    check_findings(&plan::findings(&profile, &survey, plan.to), scene.what(), &plan.cluster)?;
+    let databases: Vec<DatabaseName> =
+        profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect();
+    scene.end(step);
+
+    let step = scene.step("facts")?;
+    let expected = facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
+    scene.end(step);
+
+    let step = scene.step("backup")?;
+    let taken = backup::take_in_run(scene.control, scene.run, &policy, scene.engine, scene.progress).await?;
+    if taken.exit == Exit::Failed || !taken.warnings.is_empty() && taken.repositories().next().is_none() {
+        return Err(OperationError::new(Exit::Failed, format!("{}: {}", scene.what(), taken.warnings.join("; "))));
+    }
+    scene.report.backup = Some(taken.commit.set.clone());
+    scene.save_report()?;
+    scene.remove_trial(Trial::Source).await?;
+    scene.end(step);
+
+    let step = scene.step("target")?;
+    let mut labels = label::of_cluster(Purpose::Cluster, &scene.run.id, &plan.cluster);
+    labels.insert(label::ROLE.to_owned(), "data".to_owned());
+    labels.insert(label::UPGRADE.to_owned(), scene.id.clone());
+    scene.engine.ensure_volume(&plan.new_volume, &labels).await.map_err(scene.failed())?;
+    let target = scene.start_trial(Trial::Target).await?;
+    scene.end(step);
+
+    let step = scene.step("restore")?;
+    let image = scene.new_image().await?;
+    let policy = scene.policy_of(plan.trial(Trial::Target), true);
+    restore_into(scene, &policy, &target, &image, &taken.commit, &databases, identity).await?;
+    scene.end(step);
+
+    let step = scene.step("settle")?;
+    settle(scene, &policy, &target, &image, &survey, &databases).await?;
+    scene.end(step);
+
+    let step = scene.step("compare")?;
+    let found = facts_of(scene, &policy, &target, &image, &databases, Some(&expected)).await?;
+    compare_facts(scene, &expected, &found)?;
+    scene.remove_trial(Trial::Target).await?;
+    scene.end(step);
+
+    // With the secrets, the log and every setting that it will serve with.
+    let step = scene.step("proof")?;
+    let proof = scene.start_trial(Trial::Proof).await?;
+    let policy = scene.policy_of(plan.trial(Trial::Proof), true);
+    let (session, profile) = provision::await_server(
+        scene.control,
+        scene.run,
+        &policy,
+        scene.engine,
+        &proof,
+        &image,
+        vec![],
+        scene.what(),
+        provision::FIRST_START_SECONDS,
+        Some(plan.to),
+    )
+    .await?;
+    close_worker(session).await;
+    scene.report.system_identifier = Some(profile.system_identifier);
+    scene.remove_trial(Trial::Proof).await?;
+    scene.end(step);
+
+    scene.phase(Phase::Committed)
+}
+
+/// A session beside the server in `container`.
+async fn session_beside(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    container: &Container,
+    image: &Image,
+    mounts: Vec<WorkerMount>,
+) -> Result<Session, OperationError> {
+    let (session, _) = provision::await_server(
+        scene.control,
+        scene.run,
+        policy,
+        scene.engine,
+        container,
+        image,
+        mounts,
+        scene.what(),
+        provision::FIRST_START_SECONDS,
+        Some(policy.major),
+    )
+    .await?;
+    Ok(session)
+}
+
+async fn facts_of(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    container: &Container,
+    image: &Image,
+    databases: &[DatabaseName],
+    like: Option<&Facts>,
+) -> Result<Facts, OperationError> {
+    let mut session = session_beside(scene, policy, container, image, vec![]).await?;
+    let (login, _) = scene.control.login(policy, container)?;
+    // Both sides hash in the way the older one can.
+    let server = u32::from(scene.plan.from.is_at_least(14)) * 140_000;
+    let algorithm = like.map_or_else(
+        || Algorithm::of_server(server.max(if scene.plan.from.is_at_least(11) { 110_000 } else { 0 })),
+        |like| like.algorithm,
+    );
+    let job = TakeFactsJob { login, databases: databases.to_vec(), mode: Mode::Full, algorithm };
+    let mut taken = None;
+    let asked = session
+        .request(&Request::TakeFacts(job), &scene.control.cancel, |event| {
+            if let Event::FactsTaken(facts) = event {
+                taken = Some(*facts);
+            }
+        })
+        .await;
+    close_worker(session).await;
+    asked.map_err(failed(scene.what()))?;
+    taken.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker took no facts", scene.what())))
+}
+
+fn compare_facts(scene: &mut Scene<'_>, expected: &Facts, found: &Facts) -> Result<(), OperationError> {
+    let differences = compare(expected, found);
+    let (bad, notes): (Vec<_>, Vec<_>) = differences.iter().partition(|one| one.weight == Weight::Bad);
+    scene.report.notes = notes.iter().map(ToString::to_string).collect();
+    scene.report.compared = Some(expected.extent().into());
+    if bad.is_empty() {
+        return scene.save_report();
+    }
+    let list = bad.iter().take(20).map(|one| format!("\n  - {one}")).collect::<Vec<_>>().concat();
+    Err(OperationError::new(
+        Exit::Failed,
+        format!(
+            "{}: the new server does not hold what the old one holds; {} differences:{list}",
+            scene.what(),
+            bad.len()
+        ),
+    ))
+}
+
+async fn restore_into(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    target: &Container,
+    image: &Image,
+    commit: &crate::backup_set::Commit,
+    databases: &[DatabaseName],
+    identity: Option<&Path>,
+) -> Result<(), OperationError> {
+    let (control, what) = (scene.control, scene.what());
+    let repositories = control.repositories_of(policy, None)?;
+    let selector: Selector = commit.set.as_str().parse().map_err(failed(what))?;
+    let Found { repository, commit, .. } = repositories.find(control, policy, &selector)?;
+    let _held = control.state.hold_set(&commit.set).map_err(failed(what))?;
+    let (manifest, keys) = control.manifest(repository, &commit, identity)?;
+    let missing: Vec<String> = databases
+        .iter()
+        .filter(|database| manifest.database_object(database).is_none())
+        .map(|database| format!("\"{database}\""))
+        .collect();
+    if !missing.is_empty() {
+        let list = missing.join(", ");
+        return Err(OperationError::new(Exit::Failed, format!("{what}: not in the last backup: {list}")));
+    }
+    let plan = plan_restore(&manifest, scene.plan.to, &Wanted::Everything, restore::worker_threads())
+        .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")))?;
+    let scratch = restore::scratch_volume(scene.run, scene.engine, policy).await.map_err(scene.failed())?;
+    let restored = restore::into_server(
+        control,
+        scene.run,
+        scene.engine,
+        target,
+        image,
+        policy,
+        &restore::Source::in_place(repository, &commit),
+        &commit,
+        &plan,
+        keys,
+        &scratch,
+        what,
+        scene.progress,
+    )
+    .await;
+    if let Err(error) = scene.engine.remove_volume(&scratch).await {
+        tracing::warn!("the scratch volume is left for the next sweep: {error}");
+    }
+    restored.map(|_| ())
+}
+
+async fn settle(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    target: &Container,
+    image: &Image,
+    survey: &Survey,
+    databases: &[DatabaseName],
+) -> Result<(), OperationError> {
+    let mount = |source: &str, destination: &str, writable| WorkerMount {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        writable,
+    };
+    let plan = scene.plan;
+    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
+    let mut session = session_beside(scene, policy, target, image, mounts).await?;
+    let (login, _) = scene.control.login(policy, target)?;
+    // Those in /config are shared as they are.
+    let in_data = survey.access_files.iter().filter_map(|file| Some((file.strip_prefix("/data/")?, file)));
+    let files = in_data.map(|(inside, file)| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
+    });
+    let job = SettleJob {
+        login,
+        files: files.collect(),
+        statements: plan::system_settings(survey),
+        analyse: databases.to_vec(),
+    };
+    let done = session.request(&Request::Settle(job), &scene.control.cancel, |_| {}).await;
+    close_worker(session).await;
+    done.map(|_| ()).map_err(failed(scene.what()))
+}

@@ -1,0 +1,577 @@
+//! Workers: the data plane. A worker is a process that does the heavy work next to the data and tells what it saw; it
+//! decides nothing.
+//!
+//! ```text
+//!   control plane                                    worker (pglife worker)
+//!   ─────────────                                    ──────────────────────
+//!   Request, one JSON line  ──── stdin ────▶         does it
+//!                           ◀─── stdout ────         Event, one JSON line each; the last one of a request is `verdict`
+//!   closes stdin            ──── EOF ──────▶         kills its children, removes what is half done, ends
+//! ```
+//!
+//! * A worker container runs the *cluster's own image* with the static executable of pglife mounted into it, so the tools are
+//!   always the right version. Verification needs no tools and runs as a plain child process.
+//! * Secrets come in a request, never in argv, environment or labels.
+//! * A dead control plane closes stdin, whatever killed it, and that ends the worker.
+//! * Every request ends in exactly one [`Event::Verdict`]. A stream that ends without one is a failure.
+//!
+//! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`verify`],
+//! [`copy`] and [`check`] do the work.
+
+pub mod check;
+pub mod copy;
+mod destinations;
+pub mod dump;
+pub mod process;
+pub mod restore;
+pub mod session;
+pub mod unpack;
+mod upgrade;
+pub mod verify;
+pub mod volume;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backup_set::certificate::Check;
+use crate::backup_set::{Codec, CopyMode, Object, ServerProfile, StoredObject, Tablespace};
+use crate::cluster::{DatabaseName, PgMajor, RepoName, RoleName};
+use crate::encryption::{Keys, Recipients};
+use crate::exit::Exit;
+use crate::facts;
+use crate::pipeline::PipelineError;
+use crate::policy::Assertion;
+use crate::postgres::Login;
+use crate::storage::{FolderLocation, StorageError};
+
+/// The protocol's version. Both ends are the same executable; a difference means that a stale one was injected.
+pub const PROTOCOL: &str = env!("CARGO_PKG_VERSION");
+
+/// Where a worker container sees the set it works on.
+pub const SET_FOLDER: &str = "/pglife-set";
+/// Where a worker container sees its scratch volume.
+pub const SCRATCH_FOLDER: &str = "/pglife-scratch";
+
+/// What the control plane asks of a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Log in and say what server that is.
+    Inspect {
+        /// How to log in.
+        login: Login,
+        /// How long to go on trying while the server does not answer, in seconds.
+        patience_seconds: u64,
+    },
+    /// Dump globals and databases into the set folder.
+    Dump(DumpJob),
+    /// Copy the volumes of a running server into the set folder.
+    Volume(Box<VolumeJob>),
+    /// Unpack a volume backup into new volumes.
+    Unpack(Box<UnpackJob>),
+    /// Restore globals and databases from the set folder into an empty server.
+    Restore(Box<RestoreJob>),
+    /// Read objects and compare them with what was recorded.
+    Verify(VerifyJob),
+    /// Copy stored objects from one repository to another.
+    Copy(CopyJob),
+    /// Look whether a restored server holds what was backed up.
+    Check(Box<CheckJob>),
+    /// Look at the pages of a server that is shut down.
+    Pages(PagesJob),
+    /// Say what stands in the way of an upgrade.
+    Survey {
+        /// How to log in.
+        login: Login,
+    },
+    /// Take the facts of a server on which nobody works.
+    TakeFacts(TakeFactsJob),
+    /// Carry into a new server what no dump holds.
+    Settle(SettleJob),
+}
+
+/// The facts of a server on which nobody works.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakeFactsJob {
+    /// How to log in.
+    pub login: Login,
+    /// The databases.
+    pub databases: Vec<DatabaseName>,
+    /// How closely tables are looked at.
+    pub mode: crate::facts::Mode,
+    /// How rows are hashed.
+    pub algorithm: crate::facts::Algorithm,
+}
+
+/// What no dump holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SettleJob {
+    /// How to log in to the new server.
+    pub login: Login,
+    /// Files to copy, from and to, where the worker sees them.
+    pub files: Vec<(String, String)>,
+    /// Statements, each on its own.
+    pub statements: Vec<String>,
+    /// Databases that get statistics.
+    pub analyse: Vec<DatabaseName>,
+}
+
+/// Everything a dump needs; no choice is left to the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DumpJob {
+    /// How to log in.
+    pub login: Login,
+    /// The server's major: the tools must be of it.
+    pub major: PgMajor,
+    /// The role that initdb made.
+    pub bootstrap_role: RoleName,
+    /// Where the set is written to.
+    pub destinations: Vec<Destination>,
+    /// The object for roles, tablespaces and settings.
+    pub globals: String,
+    /// The databases, in the order they are begun.
+    pub databases: Vec<DatabaseDump>,
+    /// Databases dumped side by side.
+    pub jobs: usize,
+    /// Codec of every object.
+    pub codec: Codec,
+    /// Codec threads for each database.
+    pub threads: usize,
+    /// Whom the objects are sealed to; None: to nobody.
+    pub recipients: Option<Recipients>,
+    /// The facts to take beside; None: none.
+    pub facts: Option<FactsJob>,
+}
+
+/// Facts to take in the snapshots of a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactsJob {
+    /// The object they go to.
+    pub object: String,
+    /// How closely tables are looked at.
+    pub mode: facts::Mode,
+    /// How long to wait for a lock, in milliseconds.
+    pub lock_timeout_ms: u64,
+}
+
+/// Everything a volume backup needs; no choice is left to the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeJob {
+    /// While the server runs, or while it is stopped.
+    pub mode: CopyMode,
+    /// How to log in.
+    pub login: Login,
+    /// The server's major.
+    pub major: PgMajor,
+    /// Its system identifier.
+    pub system_identifier: u64,
+    /// Size of its WAL segments in bytes.
+    pub wal_segment_bytes: u64,
+    /// The data directory, where server and worker see it.
+    pub pgdata: String,
+    /// The volumes, where server and worker see them.
+    pub volumes: Vec<String>,
+    /// What the backup is called in `backup_label`.
+    pub label: String,
+    /// The temporary slot that keeps the WAL.
+    pub slot: String,
+    /// Where the set is written to.
+    pub destinations: Vec<Destination>,
+    /// The object.
+    pub object: String,
+    /// Its codec.
+    pub codec: Codec,
+    /// How many bytes are read in a second at most.
+    #[serde(default)]
+    pub rate_limit: Option<u64>,
+    /// Codec threads.
+    pub threads: usize,
+    /// Whom it is sealed to; None: to nobody.
+    pub recipients: Option<Recipients>,
+}
+
+/// Everything it needs to unpack a volume backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnpackJob {
+    /// The set's folder, as the worker reaches it.
+    pub place: FolderLocation,
+    /// The object.
+    pub object: Object,
+    /// The volumes, where the worker sees them: new ones.
+    pub volumes: Vec<String>,
+    /// Codec threads.
+    pub threads: usize,
+    /// What opens a sealed object.
+    pub keys: Option<Keys>,
+}
+
+/// One repository that a set is written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// Its name.
+    pub repository: RepoName,
+    /// The set's folder in it, as the worker reaches it.
+    pub place: FolderLocation,
+}
+
+/// One database to dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseDump {
+    /// Its name.
+    pub database: DatabaseName,
+    /// Its oid, to tell a dropped database from a failed dump.
+    pub oid: u32,
+    /// The object it goes to.
+    pub object: String,
+    /// Arguments of `pg_dump`.
+    pub arguments: Vec<String>,
+}
+
+/// Everything a restore needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreJob {
+    /// How to log in to the new server.
+    pub login: Login,
+    /// Its major: the tools must be of it.
+    pub major: PgMajor,
+    /// The major the set was taken from.
+    pub from_major: PgMajor,
+    /// The set's folder, as the worker reaches it.
+    pub place: FolderLocation,
+    /// Scratch folder for unpacked dumps.
+    pub scratch: String,
+    /// Roles, tablespaces and settings.
+    pub globals: Object,
+    /// Tablespaces whose folders must exist before the globals.
+    pub tablespaces: Vec<Tablespace>,
+    /// The databases, in order; each only after the ones before it that must not run beside it.
+    pub databases: Vec<DatabaseRestore>,
+    /// Databases restored side by side.
+    pub jobs: usize,
+    /// `pg_restore -j` inside one database.
+    pub restore_jobs: usize,
+    /// Codec threads.
+    pub threads: usize,
+    /// What opens sealed objects.
+    pub keys: Option<Keys>,
+}
+
+/// One database to restore.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseRestore {
+    /// Its name.
+    pub database: DatabaseName,
+    /// Its object.
+    pub object: Object,
+    /// It exists in every new server and runs alone.
+    pub alone: bool,
+    /// Arguments of `pg_restore`, without `-j` and the file.
+    pub arguments: Vec<String>,
+    /// The one table that gets its rows; None for all.
+    pub table: Option<TableName>,
+}
+
+/// A table, by schema and name as they are in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableName {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl std::str::FromStr for TableName {
+    type Err = String;
+    /// `schema.table`, or `table` in schema public. A dot inside a name cannot be told from the one between.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+        if schema.is_empty() || name.is_empty() {
+            return Err(format!("{text:?} is not a table: write schema.table"));
+        }
+        Ok(Self { schema: schema.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// Objects to read and compare.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifyJob {
+    /// The set's folder.
+    pub place: FolderLocation,
+    /// Objects that are opened and compared inside and out.
+    pub objects: Vec<Object>,
+    /// Objects that are compared as they are stored, because nothing is there to open them.
+    pub stored: Vec<StoredObject>,
+    /// Codec threads.
+    pub threads: usize,
+    /// What opens sealed objects.
+    pub keys: Option<Keys>,
+}
+
+/// Objects to copy as they are stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyJob {
+    /// The set's folder in the repository that holds it.
+    pub from: FolderLocation,
+    /// Its folder in the one that does not.
+    pub to: FolderLocation,
+    /// The objects, all but `COMMIT`.
+    pub objects: Vec<StoredObject>,
+}
+
+/// What to look for in a restored server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckJob {
+    /// How to log in.
+    pub login: Login,
+    /// Its major: the tools must be of it.
+    pub major: PgMajor,
+    /// The set's folder, as the worker reaches it.
+    pub place: FolderLocation,
+    /// The facts to compare with; None where the set has none.
+    pub facts: Option<Object>,
+    /// What opens a sealed object.
+    pub keys: Option<Keys>,
+    /// The databases that must be there.
+    pub databases: Vec<DatabaseName>,
+    /// Whether tables and indexes are read in full (`pg_amcheck`), where the server has it.
+    pub structure: bool,
+    /// What must be true besides.
+    pub assertions: Vec<Assertion>,
+}
+
+/// A data directory to look at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PagesJob {
+    /// The major: the tools must be of it.
+    pub major: PgMajor,
+    /// The data directory, where the worker sees it.
+    pub pgdata: String,
+    /// The system identifier it must have.
+    pub system_identifier: u64,
+    /// Whether it has page checksums.
+    pub checksums: bool,
+}
+
+/// What a worker tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The worker is there.
+    Hello {
+        /// Its protocol.
+        protocol: String,
+    },
+    /// How far it is; totals since the request began.
+    Progress {
+        /// Bytes before the codec.
+        plain_bytes: u64,
+        /// Bytes in the repository.
+        stored_bytes: u64,
+    },
+    /// Something for the operator's eyes.
+    Log {
+        /// True where the run is not what was asked for.
+        warning: bool,
+        /// The words.
+        message: String,
+    },
+    /// The answer to [`Request::Inspect`].
+    Server(ServerProfile),
+    /// An object is written and safe on disk.
+    Object(Object),
+    /// A repository takes no more of the set; the others go on.
+    RepositoryFailed {
+        /// Which.
+        repository: RepoName,
+        /// What kind of trouble.
+        trouble: Trouble,
+        /// What failed and why.
+        message: String,
+    },
+    /// A database was dropped while the run went on; there is no object for it.
+    Vanished {
+        /// Its name.
+        database: DatabaseName,
+    },
+    /// A database is restored.
+    Restored {
+        /// Its name.
+        database: DatabaseName,
+    },
+    /// An object was read and is not what was recorded.
+    Damaged {
+        /// The object's name.
+        object: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The answer to [`Request::Survey`].
+    Surveyed(Box<crate::postgres::survey::Survey>),
+    /// The answer to [`Request::Facts`].
+    FactsTaken(Box<crate::facts::Facts>),
+    /// Something was checked.
+    Checked(Check),
+    /// How much there was to compare.
+    Compared(facts::Extent),
+    /// The end of a request.
+    Verdict(Verdict),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything asked for was done, and every check agreed.
+    Ok {
+        /// Versions of the tools used, as they print them.
+        tools: Vec<String>,
+        /// Peak resident memory of the worker itself, in bytes.
+        peak_memory_bytes: u64,
+    },
+    /// It was not done.
+    Failed {
+        /// What kind of trouble.
+        trouble: Trouble,
+        /// What failed and why, in the tool's own words.
+        message: String,
+    },
+}
+
+/// Kinds of trouble the control plane tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// The request cannot be done as it was asked.
+    Request,
+    /// The backup does not have what was asked for.
+    Absent,
+    /// The server refused the login.
+    Credentials,
+    /// No key is there that opens the backup.
+    Key,
+    /// The server does not answer.
+    Server,
+    /// A tool is not in the image.
+    ToolMissing,
+    /// A tool failed.
+    Tool,
+    /// The repository or scratch space is full.
+    Full,
+    /// The repository cannot be read or written.
+    Repository,
+    /// The repository's service refuses the credentials, or what they ask for.
+    RepositoryCredentials,
+    /// An object is missing, damaged or not the one recorded.
+    Damaged,
+    /// The control plane went away or asked to stop.
+    Cancelled,
+    /// Anything else.
+    Other,
+}
+
+impl Trouble {
+    /// How the process ends for it.
+    pub fn exit(self) -> Exit {
+        match self {
+            Self::Credentials | Self::Key | Self::RepositoryCredentials => Exit::Credentials,
+            Self::Server => Exit::Postgres,
+            Self::Absent | Self::ToolMissing => Exit::NotFound,
+            Self::Repository => Exit::Repository,
+            Self::Damaged => Exit::VerifyFailed,
+            Self::Cancelled => Exit::Interrupted,
+            Self::Request | Self::Tool | Self::Full | Self::Other => Exit::Failed,
+        }
+    }
+}
+
+/// A request that failed, inside the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of trouble.
+    pub trouble: Trouble,
+    /// What failed and why.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of the given kind.
+    pub fn new(trouble: Trouble, message: impl Into<String>) -> Self {
+        Self { trouble, message: message.into() }
+    }
+
+    /// `what` failed because of `error`, with its whole chain.
+    pub fn from_error(trouble: Trouble, what: &str, error: &dyn std::error::Error) -> Self {
+        let mut message = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self { trouble, message }
+    }
+}
+
+/// The keys to open `object` with: none where it is not sealed.
+fn keys_for<'a>(object: &Object, keys: Option<&'a Keys>) -> Result<Option<&'a Keys>, Failure> {
+    match (object.is_sealed(), keys) {
+        (false, _) => Ok(None),
+        (true, Some(keys)) => Ok(Some(keys)),
+        (true, None) => Err(Failure::new(Trouble::Key, format!("{} is encrypted, and no key was given", object.name))),
+    }
+}
+
+impl From<crate::postgres::PostgresError> for Failure {
+    fn from(error: crate::postgres::PostgresError) -> Self {
+        use crate::postgres::PostgresError as E;
+        let trouble = match &error {
+            E::Credentials { .. } | E::NotSuperuser { .. } => Trouble::Credentials,
+            E::Unreachable { .. } => Trouble::Server,
+            E::ToolMissing { .. } => Trouble::ToolMissing,
+            E::Query { .. } | E::ToolNotRun { .. } => Trouble::Tool,
+        };
+        match std::error::Error::source(&error) {
+            Some(source) => Self::new(trouble, format!("{error}: {source}")),
+            None => Self::new(trouble, error.to_string()),
+        }
+    }
+}
+
+/// A failure of the store, of the kind the control plane tells apart.
+fn storage_failure(what: &str, error: &StorageError) -> Failure {
+    use StorageError as E;
+    let trouble = match error {
+        E::Full { .. } | E::OutOfQuota { .. } => Trouble::Full,
+        E::NoCredentials { .. } | E::CredentialsRefused { .. } | E::NotPermitted { .. } => {
+            Trouble::RepositoryCredentials
+        }
+        E::NotFound { .. } => Trouble::Damaged,
+        other if other.exit() == crate::exit::Exit::Repository => Trouble::Repository,
+        _ => Trouble::Other,
+    };
+    Failure::from_error(trouble, what, error)
+}
+
+/// A failure of a stream, of the kind the control plane tells apart.
+fn pipeline_failure(what: &str, error: &PipelineError) -> Failure {
+    let io_trouble = |source: &std::io::Error| match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Trouble::Full,
+        _ => match source.get_ref().and_then(|inner| inner.downcast_ref::<StorageError>()) {
+            Some(error) => storage_failure(what, error).trouble,
+            None => Trouble::Other,
+        },
+    };
+    let trouble = match error {
+        PipelineError::Corrupt(_) => Trouble::Damaged,
+        PipelineError::WrongKey => Trouble::Key,
+        PipelineError::Cancelled => Trouble::Cancelled,
+        PipelineError::Sink { source, .. } | PipelineError::Object { source } => io_trouble(source),
+        _ => Trouble::Other,
+    };
+    Failure::from_error(trouble, what, error)
+}

@@ -1,0 +1,184 @@
+//! Unpacks a volume backup into new, empty volumes: owners, modes and times as they were, and everything on disk before the verdict.
+//!
+//! ```text
+//! object ─▶ decompress (N threads, checked) ─▶ tar ─▶ files      a thread of its own
+//! ```
+//! A name that would lead out of the volumes is refused. The digests are known at the end, so until the verdict what lies there is
+//! worthless: nobody may start a server on it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write as _};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tar::{Archive, EntryType};
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::handover::{Taker, handover};
+use crate::pipeline::{PipelineError, Sealed, decompress};
+
+use super::process::Line;
+use super::{Failure, Trouble, UnpackJob, keys_for, pipeline_failure, storage_failure};
+
+/// Bytes written at once.
+const BLOCK: usize = 256 << 10;
+
+/// Does the job.
+pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
+    let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
+    let name = &job.object.name;
+    let object = folder.open(name).map_err(|error| storage_failure(&format!("cannot read {name}"), &error))?;
+    let keys = keys_for(&job.object, job.keys.as_ref())?;
+    let expect = Sealed { plain: job.object.plain, stored: job.object.stored };
+    let threads = NonZeroUsize::new(job.threads).unwrap_or(NonZeroUsize::MIN);
+    let (mut giver, taker) = handover();
+    let (read, unpacked) = std::thread::scope(|scope| {
+        let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes));
+        let read = decompress(&*object, Some(&expect), keys, &mut giver, threads, &line.meter, &line.stop);
+        let read =
+            read.and_then(|_| giver.finish().map_err(|_| PipelineError::SinkClosed { written: expect.plain.bytes }));
+        (read, unpacking.join())
+    });
+    let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
+    match (read, unpacked) {
+        (Ok(()), Ok(())) => {}
+        // Nobody took what was read: the other side knows why.
+        (Ok(()) | Err(PipelineError::SinkClosed { .. } | PipelineError::Sink { .. }), Err(failure)) => {
+            return Err(failure);
+        }
+        (Err(error), _) => return Err(pipeline_failure(&format!("reading {name}"), &error)),
+    }
+    for volume in &job.volumes {
+        let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
+        synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))?;
+    }
+    Ok(vec![])
+}
+
+/// A taker that waits, until it should stop.
+struct Patient<'a> {
+    taker: Taker,
+    stop: &'a CancellationToken,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.taker.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.stop.is_cancelled() => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    let trouble = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Trouble::Full,
+        _ => Trouble::Other,
+    };
+    Failure::from_error(trouble, &format!("{what} failed"), error)
+}
+
+/// Where an entry goes. None for a name that leads out of the volumes.
+fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
+    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    let path = Path::new("/").join(name);
+    (plain && volumes.iter().any(|volume| path.starts_with(volume))).then_some(path)
+}
+
+fn unpack(source: Patient<'_>, volumes: &[String]) -> Result<(), Failure> {
+    let mut archive = Archive::new(source);
+    let mut block = vec![0; BLOCK];
+    let broken = |error: io::Error| failed("reading the tar", &error);
+    // A folder gets its time and mode when nothing is put into it any more.
+    let mut folders = BTreeMap::new();
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = entry.path().map_err(broken)?.into_owned();
+        let refuse = |why: &str| Failure::new(Trouble::Damaged, format!("the tar has {}, {why}", name.display()));
+        let path = place(&name, volumes).ok_or_else(|| refuse("which is in none of its volumes"))?;
+        let link = entry.link_name().map_err(broken)?.map(std::borrow::Cow::into_owned);
+        let header = entry.header();
+        let number = |number: io::Result<u64>| number.ok().and_then(|number| u32::try_from(number).ok());
+        let (Some(uid), Some(gid)) = (number(header.uid()), number(header.gid())) else {
+            return Err(refuse("with an owner that is no number"));
+        };
+        let mode = header.mode().map_err(broken)? & 0o7777;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().map_err(broken)?);
+        let entry_type = header.entry_type();
+        let written = match (entry_type, link) {
+            (EntryType::Directory, _) => make_folder(&path).and_then(|()| {
+                folders.insert(path.clone(), (mode, time));
+                chown(&path, Some(uid), Some(gid))
+            }),
+            (EntryType::Regular | EntryType::Continuous, _) => {
+                make_file(&path, &mut entry, &mut block, (uid, gid), mode, time)
+            }
+            (EntryType::Symlink, Some(target)) => {
+                symlink(target, &path).and_then(|()| lchown(&path, Some(uid), Some(gid)))
+            }
+            (EntryType::Link, Some(target)) => {
+                let target = place(&target, volumes).ok_or_else(|| refuse("a link that leads out of its volumes"))?;
+                fs::hard_link(target, &path)
+            }
+            _ => return Err(refuse("of a type that no volume backup has")),
+        };
+        written.map_err(|error| failed(&format!("writing {}", path.display()), &error))?;
+    }
+    for (path, (mode, time)) in folders.into_iter().rev() {
+        let finished = fs::set_permissions(&path, Permissions::from_mode(mode))
+            .and_then(|()| File::open(&path)?.set_modified(time));
+        finished.map_err(|error| failed(&format!("finishing {}", path.display()), &error))?;
+    }
+    // What follows the end of a tar is nothing, but it must be taken.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        // The volumes themselves are there.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+fn make_file(
+    path: &Path,
+    content: &mut dyn Read,
+    block: &mut [u8],
+    owner: (u32, u32),
+    mode: u32,
+    time: SystemTime,
+) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    loop {
+        match content.read(block)? {
+            0 => break,
+            read => file.write_all(&block[..read])?,
+        }
+    }
+    fchown(&file, Some(owner.0), Some(owner.1))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.set_modified(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_the_volumes() {
+        let volumes = ["/data".to_owned(), "/log".to_owned()];
+        let place = |name: &str| place(Path::new(name), &volumes);
+        assert_eq!(place("data/17/PG_VERSION"), Some(PathBuf::from("/data/17/PG_VERSION")));
+        assert_eq!(place("data/"), Some(PathBuf::from("/data")));
+        for name in ["/data/17", "data/../etc/passwd", "database", "config/x.conf", "", "./data/x", "etc/passwd"] {
+            assert_eq!(place(name), None, "{name}");
+        }
+    }
+}

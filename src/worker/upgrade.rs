@@ -1,0 +1,92 @@
+//! The worker's part in an upgrade: it surveys the old server, takes the facts of both, and settles the new one.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+
+use crate::cluster::DatabaseName;
+use crate::facts::{FACTS_VERSION, Facts};
+use crate::postgres::facts::Look;
+use crate::postgres::{self, Login, PostgresError, facts, survey};
+
+use super::process::{Line, connect_somewhere};
+use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
+
+/// Asks the server what stands in the way, and the file system how much is free.
+pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Failure> {
+    let client = connect_somewhere(login).await?;
+    let mut survey = survey::survey(&client).await?;
+    let free = rustix::fs::statvfs(survey.data_directory.as_str()).map(|stat| stat.f_bavail * stat.f_frsize);
+    // Where the worker does not see the volume, nothing is said of it.
+    survey.free_bytes = free.unwrap_or(u64::MAX);
+    line.tell(&Event::Surveyed(Box::new(survey)));
+    Ok(vec![])
+}
+
+/// Takes the facts of a server on which nobody works.
+pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<String>, Failure> {
+    let entry = DatabaseName::new("postgres").expect("a plain name");
+    let entry = if job.databases.contains(&entry) { entry } else { job.databases.first().cloned().unwrap_or(entry) };
+    let look = Look { mode: job.mode, algorithm: job.algorithm, lock_timeout_ms: 60_000 };
+    let mut taken = Facts {
+        version: FACTS_VERSION,
+        server: facts::version(&job.login, &entry).await?,
+        mode: job.mode,
+        algorithm: job.algorithm,
+        cluster: facts::of_cluster(&job.login, &entry, &job.databases).await?,
+        databases: std::collections::BTreeMap::new(),
+        unknown: std::collections::BTreeMap::new(),
+    };
+    for database in &job.databases {
+        if line.stop.is_cancelled() {
+            return Err(Failure::new(Trouble::Cancelled, "cancelled"));
+        }
+        let found = facts::of_database(&job.login, database, &look, None).await?;
+        taken.databases.insert(database.clone(), found);
+    }
+    line.tell(&Event::FactsTaken(Box::new(taken)));
+    Ok(vec![])
+}
+
+/// Carries what no dump holds: access files and `ALTER SYSTEM`; then makes statistics.
+pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, Failure> {
+    for (from, to) in &job.files {
+        carry(Path::new(from), Path::new(to))
+            .map_err(|error| Failure::from_error(Trouble::Other, &format!("copying {from} to {to}"), &error))?;
+    }
+    let client = connect_somewhere(&job.login).await?;
+    for statement in &job.statements {
+        client.batch_execute(statement).await.map_err(|error| query_failed("a setting of ALTER SYSTEM", &error))?;
+    }
+    drop(client);
+    for database in &job.analyse {
+        if line.stop.is_cancelled() {
+            return Err(Failure::new(Trouble::Cancelled, "cancelled"));
+        }
+        let client = postgres::connect(&job.login, database).await?;
+        // Partitioned tables included, which autovacuum never analyses (PostgreSQL manual, ANALYZE).
+        client.batch_execute("analyze").await.map_err(|error| query_failed("statistics", &error))?;
+    }
+    let client = connect_somewhere(&job.login).await?;
+    client.batch_execute("checkpoint").await.map_err(|error| query_failed("a checkpoint", &error))?;
+    Ok(vec![])
+}
+
+fn query_failed(what: &'static str, error: &tokio_postgres::Error) -> Failure {
+    PostgresError::Query { what, reason: postgres::words(error) }.into()
+}
+
+/// Replaces `to` by the bytes of `from`, with the owner of the folder it stands in.
+fn carry(from: &Path, to: &Path) -> io::Result<()> {
+    let bytes = std::fs::read(from)?;
+    let folder = to.parent().unwrap_or(Path::new("/"));
+    let owner = std::fs::metadata(folder)?;
+    let mut half = tempfile::Builder::new().prefix(".pglife-").tempfile_in(folder)?;
+    io::Write::write_all(&mut half, &bytes)?;
+    std::fs::set_permissions(half.path(), std::fs::Permissions::from_mode(0o600))?;
+    chown(half.path(), Some(owner.uid()), Some(owner.gid()))?;
+    half.as_file().sync_all()?;
+    half.persist(to).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
+}

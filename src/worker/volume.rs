@@ -1,0 +1,270 @@
+//! A volume backup: the data container's volumes, copied from a running server into one tar, through the pipeline into the set's
+//! folder in each repository.
+//!
+//! ```text
+//!   copying thread                                                        this thread and the codec's
+//!   ──────────────                                                        ───────────────────────────
+//!   server into backup mode ─▶ /data /config /secret /log, pg_control last ──▶ tar ──▶ compress ─▶ seal ─▶ uploads
+//!     ─▶ out of backup mode ─▶ backup_label, tablespace_map, WAL, backup_manifest ──▶
+//!     ─▶ session ends
+//! ```
+//!
+//! * One session is in backup mode for the whole copy and holds a temporary slot, which keeps the WAL: both end with the session,
+//!   whatever ends it, this process's death included.
+//! * The WAL from start to stop is in the tar, so the directory that is unpacked reaches consistency by itself, without an archive.
+//! * A cold copy is made the same way of a server that is shut down: without session and label, and with the WAL of its last
+//!   checkpoint only ([`cold`]).
+//! * An object counts only when the copy, the stop call and the codec agree that it is whole, and its end reads back.
+
+mod archive;
+mod cold;
+mod copier;
+mod pace;
+mod selection;
+mod server_manifest;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::backup_set::{Content, CopyMode, Object, VolumeCopy};
+use crate::encryption::{Keys, Recipients};
+use crate::pipeline::frames::{FrameBytes, SeekTable};
+use crate::pipeline::handover::{Giver, handover};
+use crate::pipeline::seal::Unsealed;
+use crate::pipeline::{Compression, PipelineError, Sealed, compress};
+use crate::postgres::hot_backup::{self, HotBackup, Stopped};
+use crate::postgres::{PostgresError, inspect};
+use crate::storage::Folder;
+
+use super::destinations::Destinations;
+use super::process::{Line, connect_somewhere};
+use super::{Event, Failure, Trouble, VolumeJob, pipeline_failure, storage_failure};
+
+use archive::Owner;
+use copier::{Copier, CopyError};
+use selection::Selection;
+use server_manifest::ServerManifest;
+
+/// Plain bytes in a frame: larger ones save little, and there are `threads + 3` of them at once.
+const FRAME: u32 = 4 << 20;
+
+/// Does the job.
+pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Result<Vec<String>, Failure> {
+    let begun = Instant::now();
+    let destinations = Destinations::open(&job.destinations, line)?;
+    let sealing = job.recipients.as_ref().map(Recipients::with_reader);
+    let mut upload = destinations.begin(&job.object)?;
+    let compression = Compression {
+        codec: job.codec,
+        threads: NonZeroUsize::new(job.threads).unwrap_or(NonZeroUsize::MIN),
+        frame_bytes: FrameBytes::new(FRAME).expect("a frame size within limits"),
+    };
+    // A copy that fails ends the codec, and the other way round.
+    let stop = line.stop.child_token();
+    let (giver, mut taker) = handover();
+    let (copied, streamed) = std::thread::scope(|scope| {
+        let copying = scope.spawn(|| match job.mode {
+            CopyMode::Hot => copy(job, giver, runtime, &stop),
+            CopyMode::Cold => cold::copy(job, giver, &stop),
+        });
+        let recipients = sealing.as_ref().map(|(recipients, _)| recipients);
+        let streamed = compress(&mut taker, &mut upload, compression, recipients, &line.meter, &stop);
+        drop(taker);
+        if streamed.is_err() {
+            stop.cancel();
+        }
+        (copying.join(), streamed)
+    });
+    let copied = copied.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "copying hit a bug").into()));
+    if line.stop.is_cancelled() {
+        return Err(Failure::new(Trouble::Cancelled, "cancelled"));
+    }
+    let writing = |error: &PipelineError| pipeline_failure(&format!("writing {}", job.object), error);
+    let (copy, sealed) = match (copied, streamed) {
+        (Ok(copy), Ok(sealed)) => (copy, sealed),
+        // The first one is the cause; the other was stopped by it.
+        (Err(CopyError::Failed(failure)), _) if failure.trouble != Trouble::Cancelled => return Err(failure),
+        (_, Err(error)) => return Err(writing(&error)),
+        (Err(CopyError::Failed(failure)), Ok(_)) => return Err(failure),
+        (Err(CopyError::Gone), Ok(_)) => return Err(Failure::new(Trouble::Other, "the copy ended early")),
+    };
+    upload.commit()?;
+    let keys = sealing.as_ref().map(|(_, keys)| keys);
+    destinations.each(|folder| check(folder, &job.object, &sealed, keys))?;
+    line.tell(&Event::Object(Object {
+        name: job.object.clone(),
+        content: Content::Volume(Box::new(copy)),
+        stored: sealed.stored,
+        plain: sealed.plain,
+        seconds: begun.elapsed().as_secs_f64(),
+    }));
+    Ok(vec![])
+}
+
+/// Reads the end of the object back: where its frames are, and that they are all there.
+fn check(folder: &Folder, name: &str, sealed: &Sealed, keys: Option<&Keys>) -> Result<(), Failure> {
+    let object = folder.open(name).map_err(|error| storage_failure(&format!("cannot read {name} back"), &error))?;
+    let read = || match keys {
+        None => SeekTable::read(&*object),
+        Some(keys) => SeekTable::read(&Unsealed::open(&*object, keys)?),
+    };
+    let found = read().map_err(|error| pipeline_failure(&format!("reading {name} back"), &error))?.plain_bytes();
+    if found == sealed.plain.bytes {
+        return Ok(());
+    }
+    Err(Failure::new(Trouble::Damaged, format!("{name} has {found} bytes in it, {} were written", sealed.plain.bytes)))
+}
+
+/// Waits for the server, unless the job should end.
+fn wait<T>(
+    runtime: &tokio::runtime::Handle,
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, Failure> {
+    runtime.block_on(async {
+        tokio::select! {
+            done = work => done.map_err(Failure::from),
+            () = stop.cancelled() => Err(Failure::new(Trouble::Cancelled, "cancelled")),
+        }
+    })
+}
+
+/// What the copying thread does.
+fn copy(
+    job: &VolumeJob,
+    out: Giver,
+    runtime: &tokio::runtime::Handle,
+    stop: &CancellationToken,
+) -> Result<VolumeCopy, CopyError> {
+    let pgdata = PathBuf::from(&job.pgdata);
+    let owner = Owner::from(&fs::metadata(&pgdata).map_err(|error| {
+        Failure::from_error(Trouble::Request, &format!("the data directory {} cannot be read", job.pgdata), &error)
+    })?);
+    let server = wait(runtime, stop, async {
+        let client = connect_somewhere(&job.login).await?;
+        let found = inspect::data_directory(&client).await?;
+        if found != job.pgdata {
+            let reason = format!("it is {found}, and the policy's image keeps it in {}", job.pgdata);
+            return Err(PostgresError::Query { what: "its data directory", reason });
+        }
+        HotBackup::begin(client, job.major, &job.label, &job.slot).await
+    })?;
+    let selection =
+        Selection { mode: job.mode, tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone() };
+    let manifest = ServerManifest::new(job.major, job.system_identifier);
+    let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, stop);
+    for volume in &job.volumes {
+        copier.volume(Path::new(volume))?;
+    }
+    copier.last()?;
+    let stopped = wait(runtime, stop, server.stop())?;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    let file = Owner { mode: 0o600, mtime: now, ..owner };
+    let timeline = hot_backup::timeline_of(&stopped.backup_label).ok_or_else(|| {
+        Failure::new(Trouble::Tool, format!("the server's backup_label names no timeline: {}", stopped.backup_label))
+    })?;
+    copier.made(&pgdata.join("backup_label"), file, stopped.backup_label.as_bytes())?;
+    if let Some(map) = &stopped.tablespace_map {
+        copier.made(&pgdata.join("tablespace_map"), file, map.as_bytes())?;
+    }
+    let segments: Vec<String> =
+        hot_backup::segments(timeline, server.start(), stopped.stop, job.wal_segment_bytes).collect();
+    copy_wal(&mut copier, &pgdata, &segments, job.wal_segment_bytes, file)?;
+    let start = server.start();
+    // The WAL is copied: the slot may go.
+    drop(server);
+    let manifest = std::mem::replace(&mut copier.manifest, ServerManifest::new(job.major, 0));
+    let files = manifest.files();
+    // pg_verifybackup is there since 13.
+    if job.major.is_at_least(13) {
+        let bytes = manifest.finish(Some((timeline, start, stopped.stop)));
+        copier.made(&pgdata.join("backup_manifest"), file, &bytes)?;
+    }
+    let Stopped { stop, backup_label, .. } = stopped;
+    let entries = copier.finish()?;
+    Ok(VolumeCopy {
+        volumes: job.volumes.clone(),
+        pgdata: job.pgdata.clone(),
+        mode: CopyMode::Hot,
+        start_lsn: start.to_string(),
+        stop_lsn: stop.to_string(),
+        timeline,
+        first_wal: segments.first().cloned().unwrap_or_default(),
+        last_wal: segments.last().cloned().unwrap_or_default(),
+        backup_label,
+        entries,
+        server_files: files,
+    })
+}
+
+/// Adds the WAL that the copy needs, and the histories of timelines. Each file is marked as archived, as `pg_basebackup` does: a
+/// server that starts from the copy has no reason to archive it again.
+fn copy_wal(
+    copier: &mut Copier<'_>,
+    pgdata: &Path,
+    segments: &[String],
+    segment_bytes: u64,
+    file: Owner,
+) -> Result<(), CopyError> {
+    let wal = pgdata.join("pg_wal");
+    let archived = wal.join("archive_status");
+    copier.made_folder(&archived, Owner { mode: 0o700, ..file })?;
+    let mut done = Vec::new();
+    let listing = fs::read_dir(&wal)
+        .map_err(|error| Failure::from_error(Trouble::Other, &format!("reading {} failed", wal.display()), &error))?;
+    let mut histories: Vec<PathBuf> = listing
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "history"))
+        .collect();
+    histories.sort();
+    for path in histories {
+        let bytes = fs::metadata(&path).map(|metadata| metadata.size()).unwrap_or_default();
+        copier.whole_file(&path, bytes)?;
+        done.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    }
+    for segment in segments {
+        copier.whole_file(&wal.join(segment), segment_bytes).map_err(|error| match error {
+            CopyError::Failed(failure) => CopyError::Failed(Failure {
+                message: format!("WAL that the backup needs is not there as it should be: {}", failure.message),
+                ..failure
+            }),
+            CopyError::Gone => CopyError::Gone,
+        })?;
+        done.push(segment.clone());
+    }
+    for name in done {
+        copier.made(&archived.join(format!("{name}.done")), file, &[])?;
+    }
+    Ok(())
+}
+
+/// The tablespaces outside of the data directory. Each must be in a volume that is copied.
+fn tablespaces(pgdata: &Path, volumes: &[String]) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let folder = pgdata.join("pg_tblspc");
+    let failed = |error: std::io::Error| {
+        Failure::from_error(Trouble::Other, &format!("reading {} failed", folder.display()), &error)
+    };
+    let mut tablespaces = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_type().map_err(failed)?.is_symlink() {
+            continue; // in place
+        }
+        let target = fs::read_link(entry.path()).map_err(failed)?;
+        if !volumes.iter().any(|volume| target.starts_with(volume)) {
+            return Err(Failure::new(
+                Trouble::Request,
+                format!("a tablespace lies in {}, which is in none of the volumes that are copied", target.display()),
+            ));
+        }
+        tablespaces.push((entry.file_name().to_string_lossy().into_owned(), target));
+    }
+    tablespaces.sort();
+    Ok(tablespaces)
+}

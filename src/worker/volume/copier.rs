@@ -1,0 +1,269 @@
+//! Walks the volumes and writes what is chosen of them into the tar, on a thread of its own.
+//!
+//! The server goes on meanwhile: what vanishes between the look at a folder and the look at a file was dropped, and is not copied;
+//! what changes is repaired by the WAL.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crc_fast::{CrcAlgorithm, Digest};
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::handover::Giver;
+use crate::worker::{Failure, Trouble};
+
+use super::archive::{self, Broken, Kind, Owner, content, header};
+use super::pace::Pace;
+use super::selection::{Choice, Selection, is_left_out};
+use super::server_manifest::ServerManifest;
+
+/// Why the copy ended early.
+pub(super) enum CopyError {
+    /// The other end of the pipeline is gone, and knows why.
+    Gone,
+    /// Something here.
+    Failed(Failure),
+}
+
+impl From<Failure> for CopyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The tar that is being written.
+pub(super) struct Copier<'a> {
+    pub(super) out: Giver,
+    pub(super) selection: &'a Selection,
+    pub(super) manifest: ServerManifest,
+    /// Holds reading back, where it is limited.
+    pace: Option<Pace>,
+    pub(super) stop: &'a CancellationToken,
+    /// Files with several names that are in the tar already.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    /// What is copied when everything else is.
+    last: Vec<PathBuf>,
+    /// Entries written.
+    pub(super) entries: u64,
+}
+
+/// The name in the tar of a path in a volume: relative.
+fn name_of(path: &Path) -> &[u8] {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.strip_prefix(b"/").unwrap_or(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> CopyError {
+    CopyError::Failed(Failure::from_error(Trouble::Other, &format!("reading {} failed", path.display()), error))
+}
+
+/// None for what is no longer there.
+fn unless_vanished<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, CopyError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+impl<'a> Copier<'a> {
+    pub(super) fn new(
+        out: Giver,
+        selection: &'a Selection,
+        manifest: ServerManifest,
+        rate_limit: Option<u64>,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let pace = rate_limit.map(Pace::new);
+        Self { out, selection, manifest, pace, stop, links: HashMap::new(), last: vec![], entries: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
+        self.out.write_all(bytes).map_err(|_| CopyError::Gone)
+    }
+
+    fn go_on(&self) -> Result<(), CopyError> {
+        if self.stop.is_cancelled() {
+            return Err(Failure::new(Trouble::Cancelled, "cancelled").into());
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, path: &Path, owner: Owner, kind: Kind<'_>) -> Result<(), CopyError> {
+        self.entries += 1;
+        self.write(&header(name_of(path), owner, kind))
+    }
+
+    /// Copies a volume, all but what comes last.
+    pub(super) fn volume(&mut self, folder: &Path) -> Result<(), CopyError> {
+        let metadata = fs::symlink_metadata(folder).map_err(|error| unreadable(folder, &error))?;
+        self.folder(folder, &metadata)
+    }
+
+    /// Copies what comes last: `pg_control`.
+    pub(super) fn last(&mut self) -> Result<(), CopyError> {
+        for path in std::mem::take(&mut self.last) {
+            let failed = |error| unreadable(&path, &error);
+            let metadata = fs::symlink_metadata(&path).map_err(failed)?;
+            // The server writes it while we read: twice the same is whole.
+            let mut bytes = fs::read(&path).map_err(failed)?;
+            for _ in 0..100 {
+                let again = fs::read(&path).map_err(failed)?;
+                if bytes == again {
+                    break;
+                }
+                bytes = again;
+            }
+            self.made(&path, Owner::from(&metadata), &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn folder(&mut self, folder: &Path, metadata: &Metadata) -> Result<(), CopyError> {
+        self.head(folder, Owner::from(metadata), Kind::Folder)?;
+        let Some(listing) = unless_vanished(folder, fs::read_dir(folder))? else { return Ok(()) };
+        let mut names: Vec<OsString> = Vec::new();
+        for entry in listing {
+            names.extend(unless_vanished(folder, entry)?.map(|entry| entry.file_name()));
+        }
+        names.sort_unstable();
+        if self.selection.holds_relations(folder) {
+            let texts: Vec<String> = names.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+            let unlogged = self.selection.unlogged(texts.iter().map(String::as_str));
+            let mut texts = texts.iter();
+            names.retain(|_| texts.next().is_some_and(|name| !is_left_out(name, &unlogged)));
+        }
+        for name in names {
+            self.go_on()?;
+            let path = folder.join(name);
+            let choice = self.selection.choose(&path);
+            match choice {
+                Choice::Leave => continue,
+                Choice::Last => {
+                    self.last.push(path);
+                    continue;
+                }
+                Choice::Take | Choice::Empty => {}
+            }
+            let Some(metadata) = unless_vanished(&path, fs::symlink_metadata(&path))? else { continue };
+            let kind = metadata.file_type();
+            if choice == Choice::Empty {
+                // A link to a folder elsewhere becomes a folder: what is in it is not copied anyway.
+                let metadata =
+                    if kind.is_symlink() { unless_vanished(&path, fs::metadata(&path))? } else { Some(metadata) };
+                if let Some(metadata) = metadata.filter(Metadata::is_dir) {
+                    self.head(&path, Owner::from(&metadata), Kind::Folder)?;
+                }
+            } else if kind.is_dir() {
+                self.folder(&path, &metadata)?;
+            } else if kind.is_symlink() {
+                let Some(target) = unless_vanished(&path, fs::read_link(&path))? else { continue };
+                self.head(&path, Owner::from(&metadata), Kind::Symlink(target.as_os_str().as_bytes()))?;
+            } else if kind.is_file() {
+                self.file(&path)?;
+            } else if !kind.is_socket() && !kind.is_fifo() {
+                let what = format!("{} is a device, which a volume backup does not hold; remove it", path.display());
+                return Err(Failure::new(Trouble::Request, what).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file as it is now.
+    fn file(&mut self, path: &Path) -> Result<(), CopyError> {
+        let Some(mut file) = unless_vanished(path, File::open(path))? else { return Ok(()) };
+        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        if metadata.nlink() > 1 {
+            let known = self.links.get(&(metadata.dev(), metadata.ino())).cloned();
+            if let Some(first) = known {
+                return self.head(path, Owner::from(&metadata), Kind::HardLink(&first));
+            }
+            self.links.insert((metadata.dev(), metadata.ino()), name_of(path).to_vec());
+        }
+        self.content(path, Owner::from(&metadata), metadata.len(), &mut file)
+    }
+
+    /// Writes a file of which only its bytes are known.
+    pub(super) fn made(&mut self, path: &Path, owner: Owner, mut bytes: &[u8]) -> Result<(), CopyError> {
+        self.content(path, owner, bytes.len() as u64, &mut bytes)
+    }
+
+    /// Writes a folder that is made up.
+    pub(super) fn made_folder(&mut self, path: &Path, owner: Owner) -> Result<(), CopyError> {
+        self.head(path, owner, Kind::Folder)
+    }
+
+    fn content(&mut self, path: &Path, owner: Owner, bytes: u64, source: &mut dyn Read) -> Result<(), CopyError> {
+        self.head(path, owner, Kind::File(bytes))?;
+        let in_server = self.selection.in_server(path).filter(|name| {
+            // WAL is checked by what is in it; and the manifest is not in itself.
+            !name.starts_with("pg_wal") && name != Path::new("backup_manifest")
+        });
+        let mut checksum = in_server.is_some().then(|| Digest::new(CrcAlgorithm::Crc32Iscsi));
+        let stop = self.stop;
+        let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop };
+        let written = content(&mut stopped, bytes, &mut self.out, &mut |bytes| {
+            if let Some(checksum) = &mut checksum {
+                checksum.update(bytes);
+            }
+        });
+        match written {
+            Ok(()) => {}
+            Err(Broken::Gone) => return Err(CopyError::Gone),
+            Err(Broken::Unreadable(error)) => {
+                self.go_on()?;
+                return Err(unreadable(path, &error));
+            }
+        }
+        if let (Some(name), Some(checksum)) = (in_server, checksum) {
+            let checksum = u32::try_from(checksum.finalize()).expect("32 bits");
+            self.manifest.add(&name, bytes, owner.mtime, checksum);
+        }
+        Ok(())
+    }
+
+    /// Copies a file that must have exactly `bytes` bytes.
+    pub(super) fn whole_file(&mut self, path: &Path, bytes: u64) -> Result<Owner, CopyError> {
+        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        if metadata.len() != bytes {
+            let what = format!("{} has {} bytes, not {bytes}", path.display(), metadata.len());
+            return Err(Failure::new(Trouble::Other, what).into());
+        }
+        let owner = Owner::from(&metadata);
+        self.content(path, owner, bytes, &mut file)?;
+        Ok(owner)
+    }
+
+    /// Ends the tar.
+    pub(super) fn finish(mut self) -> Result<u64, CopyError> {
+        self.write(&archive::END)?;
+        self.out.finish().map_err(|_| CopyError::Gone)?;
+        Ok(self.entries)
+    }
+}
+
+/// A source that ends with an error when it should stop, and gives no more than its pace allows.
+struct Stoppable<'a> {
+    source: &'a mut dyn Read,
+    pace: Option<&'a mut Pace>,
+    stop: &'a CancellationToken,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        let Some(pace) = &mut self.pace else { return self.source.read(buffer) };
+        let most = buffer.len().min(pace.at_once());
+        let read = self.source.read(&mut buffer[..most])?;
+        pace.pass(read, || self.stop.is_cancelled());
+        Ok(read)
+    }
+}

@@ -1,0 +1,366 @@
+//! The daemon and a real Consul 1.8: what the checks say, who leads, and what becomes of it when one of them dies.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::daemon::{Daemon, events};
+use crate::house::{House, docker, try_docker, wait_for};
+
+/// A Consul agent at a port of this machine.
+struct Consul {
+    container: String,
+    port: u16,
+    token: Option<&'static str>,
+}
+
+const ROOT: &str = "b1gs33cr-3t11-1111-1111-111111111111";
+const LEAST: &str = "1e5a1000-2222-2222-2222-222222222222";
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
+}
+
+/// One request; status and body of the answer. Status 0 where there is none.
+pub fn ask(port: u16, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String) {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let token = token.map_or_else(String::new, |token| format!("X-Consul-Token: {token}\r\n"));
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{token}Content-Length: {length}\r\n\r\n{body}"
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = exchange().unwrap_or_default();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return (status, String::new()) };
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return (status, body.to_owned());
+    }
+    let (mut whole, mut rest) = (String::new(), body);
+    while let Some((length, after)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length.trim(), 16).unwrap_or(0);
+        if length == 0 {
+            break;
+        }
+        whole.push_str(&after[..length]);
+        rest = after[length..].trim_start_matches("\r\n");
+    }
+    (status, whole)
+}
+
+impl Consul {
+    /// An agent in development mode: a restart forgets everything.
+    fn forgetful(house: &House) -> Self {
+        let consul = Self { container: house.name("consul"), port: free_port(), token: None };
+        consul.run(house, "");
+        consul
+    }
+
+    /// An agent that refuses whoever has no token.
+    fn strict(house: &House) -> Self {
+        let consul = Self { container: house.name("consul"), port: free_port(), token: Some(ROOT) };
+        consul.run_strict(house);
+        consul
+    }
+
+    fn run_strict(&self, house: &House) {
+        let rules = format!(
+            "acl {{ enabled = true default_policy = \"deny\" tokens {{ master = \"{ROOT}\" agent = \"{ROOT}\" }} }}"
+        );
+        self.run(house, &rules);
+    }
+
+    /// In the network of this machine, as an agent is: it asks the daemon how it is.
+    fn run(&self, house: &House, rules: &str) {
+        let ports = [("server", free_port()), ("serf-lan", free_port()), ("serf-wan", free_port())];
+        let ports = ports.map(|(name, port)| format!("-{name}-port={port}"));
+        let http = format!("-http-port={}", self.port);
+        let command = [
+            "consul",
+            "agent",
+            "-dev",
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-log-level=warn",
+            "-dns-port=-1",
+            "-grpc-port=-1",
+        ];
+        let more = [&http, &ports[0], &ports[1], &ports[2]].map(String::as_str);
+        let rules = ["-hcl", rules];
+        let rules = if rules[1].is_empty() { &[][..] } else { &rules[..] };
+        house.foreign("consul", &[&["--network", "host", "pglife/test-consul"], &command[..], &more, rules].concat());
+        wait_for("a leader", || self.get("/v1/status/leader").as_str().is_some_and(|leader| !leader.is_empty()));
+    }
+
+    fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&ask(self.port, "GET", path, self.token, "").1).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn put(&self, path: &str, body: &Value) -> String {
+        let mut answer = (0, String::new());
+        // Right after the election the agent's ACLs may not be ready yet.
+        wait_for(path, || {
+            answer = ask(self.port, "PUT", path, self.token, &body.to_string());
+            answer.0 == 200
+        });
+        answer.1.trim().to_owned()
+    }
+
+    /// Makes the token of the policy that the documentation shows, and a database's service as registrator makes it.
+    fn furnish(&self) {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/consul.md")).expect("the page");
+        let rules = page.split("```text\n").find(|block| block.starts_with("key_prefix")).expect("the policy");
+        let rules = rules.split("```").next().expect("a part");
+        self.put("/v1/acl/policy", &json!({ "Name": "pglife", "Rules": rules }));
+        self.put("/v1/acl/token", &json!({ "SecretID": LEAST, "Policies": [{ "Name": "pglife" }] }));
+        self.put("/v1/agent/service/register", &json!({ "ID": "host:main-db:5432", "Name": "postgres", "Port": 5432 }));
+    }
+
+    /// Status and output of every check of a service name, by the check's id.
+    fn checks(&self, service: &str) -> BTreeMap<String, (String, String)> {
+        let found = self.get(&format!("/v1/health/checks/{service}"));
+        let text = |check: &Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
+        let checks = found.as_array().into_iter().flatten();
+        checks.map(|check| (text(check, "CheckID"), (text(check, "Status"), text(check, "Output")))).collect()
+    }
+
+    fn is(&self, check: &str, status: &str) -> bool {
+        self.checks("pglife-backup").get(check).is_some_and(|(found, _)| found == status)
+    }
+
+    fn settings(&self) -> String {
+        format!("\n[consul]\naddress = \"http://127.0.0.1:{}\"\n", self.port)
+    }
+}
+
+fn http_port(house: &House, started: &str) -> u16 {
+    let mut port = None;
+    wait_for("the page's address", || {
+        let text = std::fs::read_to_string(house.path("daemon.log")).unwrap_or_default();
+        port = text.split(started).nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
+        port.is_some()
+    });
+    port.expect("a port")
+}
+
+#[test]
+fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
+    let house = House::new("consulfresh");
+    let consul = Consul::strict(&house);
+    consul.furnish();
+    house.write_secret("token", LEAST);
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    let http = "[http]\nlisten = \"127.0.0.1:0\"\n[daemon]\ninstance = \"one\"\n";
+    house.write("pglife.toml", &format!("{settings}{}token_file = \"token\"\n{http}", consul.settings()));
+    let cluster = house.cluster("fresh", "17", "[freshness]\ndump = { warn = \"40s\", critical = \"70s\" }");
+    let check = format!("pglife-backup-{cluster}-dump");
+    house.backup(&cluster);
+    let daemon = Daemon::start(&house);
+    let port = http_port(&house, "served at http://127.0.0.1:");
+    let freshness = || ask(port, "GET", &format!("/v1/clusters/{cluster}/freshness"), None, "").0;
+    wait_for("passing", || consul.is(&check, "passing") && freshness() == 200);
+    assert!(consul.is(&format!("pglife-backup-{cluster}-repo-local"), "passing"));
+    let output = consul.checks("pglife-backup")[&check].1.clone();
+    assert!(output.contains("last success 20") && output.contains("fresh until"), "{output}");
+    let services = consul.get("/v1/agent/services");
+    let service = &services[format!("pglife-backup-{cluster}")];
+    assert_eq!(service["Tags"], json!([cluster, "pg17"]), "{services}");
+    assert_eq!(service["Meta"]["managed_by"], "pglife");
+    wait_for("the daemon's own check", || {
+        consul.checks("pglife").get("pglife-one-http").is_some_and(|(status, _)| status == "passing")
+    });
+
+    wait_for("warning", || consul.is(&check, "warning") && freshness() == 429);
+    wait_for("critical", || consul.is(&check, "critical") && freshness() == 503);
+    house.pglife(&["check", &cluster]).exits(30);
+    // The database is in the catalogue as before, and so is its node.
+    let healthy = consul.get("/v1/health/service/postgres?passing");
+    assert_eq!(healthy.as_array().map(Vec::len), Some(1), "{healthy}");
+    let all = consul.get("/v1/agent/checks");
+    for (id, found) in all.as_object().expect("checks") {
+        let service = found["ServiceID"].as_str().unwrap_or_default();
+        assert!(service.starts_with("pglife-") && !id.contains(':'), "{id}: {found}");
+    }
+    let state = consul.get(&format!("/v1/kv/pglife/state/{cluster}/backup/dump?raw"));
+    assert!(state["last_backup"]["set"].is_string(), "{state}");
+    // What a look at the page and at the metrics shows at that moment.
+    let page = ask(port, "GET", "/", None, "").1;
+    assert!(page.contains("badge critical") && page.contains("critical since"), "{page}");
+    let metrics = ask(port, "GET", "/metrics", None, "").1;
+    assert!(metrics.contains("pglife_consul_up 1") && metrics.contains("pglife_leader 1"), "{metrics}");
+    assert!(
+        metrics.contains(&format!(
+            "pglife_backup_last_success_timestamp_seconds{{cluster=\"{cluster}\",kind=\"dump\"}} 1"
+        ))
+    );
+
+    house.backup(&cluster);
+    wait_for("passing again", || consul.is(&check, "passing"));
+
+    // Consul dies, and what it knew is gone with it: commands work, and all is said again when it is back.
+    docker(&["rm", "-f", &consul.container]);
+    house.backup(&cluster);
+    wait_for("the loss", || !events(&house, "consul.lost").is_empty());
+    assert_eq!(ask(port, "GET", "/healthz", None, "").0, 200);
+    let flags = ask(port, "GET", "/readyz", None, "");
+    assert!(flags.0 == 503 && flags.1.contains("does not answer"), "{flags:?}");
+    consul.run_strict(&house);
+    consul.furnish();
+    let back = Instant::now();
+    wait_for("all is said again", || consul.is(&check, "passing"));
+    assert!(back.elapsed() < Duration::from_secs(60), "{:?}", back.elapsed());
+    assert!(!events(&house, "consul.back").is_empty());
+
+    // A token that is not good enough.
+    house.write_secret("token", "00000000-0000-0000-0000-000000000000");
+    house.pglife(&["backup", &cluster]).exits(12).says(&[
+        "Consul",
+        "refused",
+        "token_file",
+        "safe: nothing was changed",
+    ]);
+    house.write_secret("token", LEAST);
+    house.backup(&cluster);
+    assert_eq!(daemon.stop(), 0);
+    assert!(consul.get("/v1/agent/services")["pglife-one"].is_null(), "its own service goes with the daemon");
+    assert!(consul.get("/v1/kv/pglife/leader")[0]["Session"].is_null(), "the lock is free");
+    let lock = &consul.get(&format!("/v1/kv/pglife/locks/{cluster}"))[0];
+    assert!(lock.is_object() && lock["Session"].is_null(), "there was a lock, and it is free: {lock}");
+}
+
+#[test]
+fn one_daemon_leads_another_takes_over_and_silence_is_critical() {
+    let house = House::new("consullead");
+    let consul = Consul::forgetful(&house);
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &format!("{settings}{}", consul.settings()));
+    let cluster = house.cluster("both", "17", "[backup.dump]\nschedule = \"* * * * *\"");
+    let alone = house.cluster("solo", "17", "");
+    house.backup(&alone);
+
+    // Two daemons with memories of their own; only the first one knows the second cluster.
+    let of = |name: &str, policies: &str| {
+        let text = settings
+            .replace("\"state\"", &format!("\"state-{name}\""))
+            .replace("\"policies\"", &format!("\"{policies}\""));
+        let own = format!("[http]\nlisten = \"127.0.0.1:0\"\n[daemon]\ninstance = \"{name}\"\n");
+        house.write(&format!("{name}.toml"), &format!("{text}{}{own}", consul.settings()));
+    };
+    std::fs::create_dir(house.path("fewer")).expect("a folder");
+    let policy = format!("{cluster}.toml");
+    std::fs::copy(house.path(&format!("policies/{policy}")), house.path(&format!("fewer/{policy}"))).expect("copied");
+    of("one", "policies");
+    of("two", "fewer");
+    let leader = || {
+        let lock = &consul.get("/v1/kv/pglife/leader")[0];
+        if lock["Session"].is_string() {
+            consul.get("/v1/kv/pglife/leader?raw")["instance"].clone()
+        } else {
+            Value::Null
+        }
+    };
+    let one = Daemon::start_with(&house, "one.toml");
+    wait_for("the first one leads", || leader() == "one");
+    let two = Daemon::start_with(&house, "two.toml");
+    let solo = format!("pglife-backup-{alone}-dump");
+    wait_for("the checks", || consul.is(&solo, "passing"));
+    wait_for("the standby", || consul.get("/v1/agent/services")["pglife-two"]["Tags"] == json!(["standby"]));
+    let starts = || {
+        let items = house.items(&["backups", "list", &cluster]);
+        let minute = |item: &Value| item["started_at"].as_str().expect("a time")[..16].to_owned();
+        items.iter().map(minute).collect::<Vec<String>>()
+    };
+    wait_for("a backup by the first one", || !starts().is_empty());
+
+    one.kill();
+    let killed = Instant::now();
+    wait_for("the second one leads", || leader() == "two");
+    assert!(killed.elapsed() < Duration::from_secs(90), "{:?}", killed.elapsed());
+    let so_far = starts().len();
+    wait_for("a backup by the second one", || starts().len() > so_far);
+    // Each slot ran once. (The slot's minute is the start's: nothing waits here for more than seconds.)
+    let mut minutes = starts();
+    let count = minutes.len();
+    minutes.dedup();
+    assert_eq!(minutes.len(), count, "{:?}", starts());
+    // Nobody speaks for the cluster that only the first one knew.
+    wait_for("silence is critical", || consul.is(&solo, "critical") || killed.elapsed() > Duration::from_secs(155));
+    assert!(consul.is(&solo, "critical") && killed.elapsed() < Duration::from_secs(150), "{:?}", killed.elapsed());
+    assert!(consul.checks("pglife-backup")[&solo].1.contains("TTL expired"));
+
+    // A run elsewhere holds the cluster's lock: it is told by whom.
+    let session: Value =
+        serde_json::from_str(&consul.put("/v1/session/create", &json!({ "TTL": "60s" }))).expect("JSON");
+    let session = session["ID"].as_str().expect("an id");
+    let lock = format!("/v1/kv/pglife/locks/{alone}?acquire={session}");
+    assert_eq!(consul.put(&lock, &json!({ "op": "upgrade", "instance": "elsewhere" })), "true");
+    house.pglife(&["backup", &alone]).exits(11).says(&["elsewhere", "Consul", "next:"]);
+    assert_eq!(two.stop(), 0);
+
+    // Without Consul: a warning where that is allowed, exit 13 where it is not.
+    try_docker(&["rm", "-f", &consul.container]).ok();
+    house.pglife(&["backup", &alone]).ok().says(&["without the lock in Consul"]);
+    let strict = std::fs::read_to_string(house.path("pglife.toml")).expect("read") + "when_away = \"wait\"\n";
+    house.write("pglife.toml", &strict);
+    house.pglife(&["backup", &alone]).exits(13).says(&["does not answer", "safe: nothing was changed", "next:"]);
+}
+
+#[test]
+fn whoever_is_hostile_gets_nowhere_by_http() {
+    let house = House::new("http");
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &format!("{settings}\n[http]\nlisten = \"127.0.0.1:0\"\n"));
+    let cluster = house.policy("never", "17", "");
+    let daemon = Daemon::start(&house);
+    let port = http_port(&house, "served at http://127.0.0.1:");
+    let get = |path: &str| ask(port, "GET", path, None, "");
+    wait_for("a first look", || get("/readyz").0 == 200);
+    assert_eq!(get(&format!("/v1/clusters/{cluster}/freshness")).0, 503);
+    assert!(get("/").1.contains("never backed up"));
+    for path in [
+        "/v1/clusters/none/freshness",
+        "/v1/clusters/..%2f..%2fetc/freshness",
+        "/../../etc/passwd",
+        "/%2e%2e/x",
+        "/x?%3Cscript%3E",
+    ] {
+        let (status, body) = get(path);
+        assert_eq!(status, 404, "{path}");
+        assert!(!body.contains("script") && !body.contains("root:"), "{body}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        assert_eq!(ask(port, method, "/api/v1/status", None, "x").0, 405, "{method}");
+    }
+    let status = ask(port, "GET", &format!("/{}", "a".repeat(200_000)), None, "").0;
+    assert!([0, 400, 414, 431].contains(&status), "{status}");
+    // Heads that never end are given up, and keep nobody out.
+    let mut slow: Vec<TcpStream> =
+        (0..64).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connected")).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET / HTTP/1.1\r\nX: ").expect("written");
+    }
+    let begun = Instant::now();
+    wait_for("an answer to somebody else", || get("/healthz").0 == 200);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    let mut head = String::new();
+    let mut reader = &stream;
+    (&stream).write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
+    reader.read_to_string(&mut head).expect("an answer");
+    for header in
+        ["content-security-policy: default-src 'none'", "x-content-type-options: nosniff", "cache-control: no-store"]
+    {
+        assert!(head.contains(header), "{header} is not in {head}");
+    }
+    assert_eq!(daemon.stop(), 0);
+}

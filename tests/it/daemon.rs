@@ -1,0 +1,203 @@
+//! The daemon: what is scheduled happens, once; what is not wanted any more goes; it ends in good order.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::house::{Ended, House, docker, sql, wait_for};
+
+/// A daemon that ends with the test.
+pub struct Daemon {
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// Starts it; what it says is in `daemon.log` of the house.
+    pub fn start(house: &House) -> Self {
+        Self::start_with(house, "pglife.toml")
+    }
+
+    /// Starts it with a settings file of its own.
+    pub fn start_with(house: &House, settings: &str) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(house.path("daemon.log")).expect("a file");
+        let mut command = house.command(&["daemon", "-v"]);
+        command.env("PGLIFE_CONFIG", house.path(settings)).stdout(Stdio::null()).stderr(log);
+        if settings != "pglife.toml" {
+            command = std::process::Command::new(crate::house::executable());
+            let log =
+                std::fs::File::options().create(true).append(true).open(house.path("daemon.log")).expect("a file");
+            command.arg("--config").arg(house.path(settings)).args(["daemon", "-v"]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        }
+        Self { child: Some(command.spawn().expect("started")) }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let id = self.child.as_ref().expect("alive").id();
+        let id = rustix::process::Pid::from_raw(i32::try_from(id).expect("an id")).expect("an id");
+        rustix::process::kill_process(id, signal).expect("signalled");
+    }
+
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    /// Asks it to end, and waits for that. Returns its exit code.
+    pub fn stop(mut self) -> i32 {
+        self.signal(rustix::process::Signal::TERM);
+        let mut child = self.child.take().expect("alive");
+        let mut ended = None;
+        wait_for("the daemon's end", || {
+            ended = child.try_wait().expect("asked");
+            ended.is_some()
+        });
+        ended.expect("ended").code().unwrap_or(-1)
+    }
+
+    /// Kills it as the kernel would.
+    pub fn kill(mut self) {
+        let mut child = self.child.take().expect("alive");
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// The texts of the events of one kind.
+pub fn events(house: &House, kind: &str) -> Vec<String> {
+    let all = house.items(&["events", "-n", "1000"]);
+    let of_kind = all.iter().filter(|event| event["kind"] == kind);
+    of_kind.map(|event| event["text"].as_str().expect("text").to_owned()).collect()
+}
+
+fn sets(house: &House, cluster: &str) -> BTreeSet<String> {
+    let items = house.items(&["backups", "list", cluster, "--repo", "local"]);
+    items.iter().map(|item| item["set"].as_str().expect("an id").to_owned()).collect()
+}
+
+fn nagios(ended: &Ended) -> (i32, &str) {
+    (ended.exit, ended.stdout.split(" - ").next().expect("a part"))
+}
+
+#[test]
+fn what_is_scheduled_happens_and_older_backups_go() {
+    let house = House::new("daemon");
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &format!("{settings}\n[repos.nas]\ntype = \"local\"\npath = \"nas\"\n"));
+    house.pglife(&["repo", "init", "nas"]).ok();
+    let policy = "[backup.dump]\nschedule = \"* * * * *\"\nrepos = [\"local\", \"nas\"]\n[retention]\nlast = 1\n\
+                  [freshness]\ndump = { warn = \"26h\", critical = \"50h\" }\n\
+                  [verify]\nschedule = \"* * * * *\"\nsample = \"1/1\"";
+    let cluster = house.cluster("kept", "17", policy);
+    let never = house.pglife(&["check", &cluster]).exits(30);
+    assert!(never.stdout.contains("never backed up"), "{}", never.stdout);
+    assert_eq!(nagios(&house.pglife(&["check", &cluster, "--nagios"])), (2, "PGLIFE CRITICAL"));
+    let by_hand = [house.backup(&cluster), house.backup(&cluster)];
+    house.pglife(&["check", "--all"]).ok();
+    assert_eq!(nagios(&house.pglife(&["check", "--all", "--nagios"])), (0, "PGLIFE OK"));
+
+    // One of the repositories is away: that is told, and keeps nobody from the other one.
+    std::fs::rename(house.path("nas"), house.path("away")).expect("moved");
+    let daemon = Daemon::start(&house);
+    wait_for("the start", || events(&house, "daemon.started").len() == 1);
+    house.pglife(&["daemon"]).exits(11).says(&["another daemon works", "process", "next:"]);
+    wait_for("a scheduled backup", || !events(&house, "backup.succeeded").is_empty());
+    wait_for("pruning", || !events(&house, "prune.done").is_empty() && !events(&house, "prune.failed").is_empty());
+    let left = sets(&house, &cluster);
+    assert!(left.len() == 1 && by_hand.iter().all(|set| !left.contains(set)), "{left:?}");
+    assert!(events(&house, "prune.done")[0].contains("\"local\": 2 backups deleted"));
+    assert!(events(&house, "prune.failed")[0].contains("\"nas\""), "{:?}", events(&house, "prune.failed"));
+    assert!(events(&house, "backup.succeeded")[0].contains("pglife repo sync nas"));
+    assert!(events(&house, "backup.failed").is_empty());
+    let status = house.pglife(&["status", &cluster, "-o", "json"]);
+    let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
+    assert_eq!(status["items"][0]["last_attempt"], "warnings");
+    house.pglife(&["check", &cluster]).exits(10);
+    std::fs::rename(house.path("away"), house.path("nas")).expect("moved back");
+
+    // A policy that is not valid changes nothing but is told; the last good one goes on.
+    let file = format!("policies/{cluster}.toml");
+    let good = std::fs::read_to_string(house.path(&file)).expect("read");
+    house.write(&file, &format!("{good}\n[backup.dumb]\n"));
+    daemon.reload();
+    // No command of pglife reads this configuration either, so the log has to tell.
+    wait_for("the refusal", || {
+        let log = std::fs::read_to_string(house.path("daemon.log")).expect("read");
+        log.contains("the last good one goes on") && log.contains("backup.dumb")
+    });
+    house.write(&file, &good);
+    daemon.reload();
+    wait_for("the reload", || !events(&house, "configuration.reloaded").is_empty());
+    assert!(events(&house, "configuration.invalid")[0].contains("backup.dumb"));
+    wait_for("the next backup", || events(&house, "backup.succeeded").len() >= 2);
+    wait_for("a verification", || !events(&house, "verify.done").is_empty());
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(events(&house, "daemon.stopped").len(), 1);
+
+    // No slot ran twice, no two runs at a time.
+    let text = std::fs::read_to_string(house.path("daemon.log")).expect("read");
+    assert!(!text.contains("panic"), "{text}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_or_asked_to_end_leaves_nothing_half_made() {
+    let house = House::new("daemonend");
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &format!("{settings}\n[daemon]\nstop_within = \"1s\"\n"));
+    let policy = "[backup.dump]\nschedule = \"* * * * *\"\nlock_timeout = \"10m\"\n";
+    let cluster = house.cluster("busy", "17", policy);
+    let container = format!("{cluster}-db");
+    sql(&container, "postgres", "create table held as select 1 as n");
+    // Whoever dumps waits for this one.
+    let mut holder = std::process::Command::new("docker")
+        .args(["exec", "-i", &container, "psql", "-q", "-U", "postgres", "-c"])
+        .arg("begin; lock table held in access exclusive mode; select pg_sleep(300)")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let workers = || {
+        docker(&[
+            "ps",
+            "-q",
+            "--filter",
+            &format!("label=pglife.cluster={cluster}"),
+            "--filter",
+            "label=pglife.expires-at",
+        ])
+    };
+
+    let daemon = Daemon::start(&house);
+    wait_for("a worker", || !workers().trim().is_empty());
+    daemon.kill();
+    let daemon = Daemon::start(&house);
+    wait_for("the next worker, the first one's remains being gone", || {
+        events(&house, "daemon.started").len() == 2 && workers().lines().count() == 1
+    });
+    // Long enough for the run to be at its dump, in which it waits.
+    wait_for("the dump", || {
+        sql(&container, "postgres", "select count(*) from pg_stat_activity where wait_event_type = 'Lock'") != "0"
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(daemon.stop(), 143, "what was aborted is told by the exit code");
+    holder.kill().ok();
+    holder.wait().ok();
+    wait_for("the workers' end", || workers().trim().is_empty());
+    assert!(house.items(&["backups", "list", &cluster]).is_empty());
+    let failed = events(&house, "backup.failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    let incoming = house.path(&format!("repo/{cluster}/incoming"));
+    assert!(!incoming.exists() || std::fs::read_dir(&incoming).expect("read").next().is_none());
+}
