@@ -13,24 +13,39 @@
 mod statements;
 mod tables;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::DatabaseName;
 use crate::facts::{Algorithm, DatabaseFacts, Mode, SequenceFacts, SequencePlace, Statement};
 
 use super::{Login, PostgresError, connect, words};
 
+/// How long the server may take to hear that an answer is wanted no more.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a server is asked: nothing is waited for longer than it says, and nothing goes on in the server once `stop` fires.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    /// The server.
+    pub login: &'a Login,
+    /// How long to wait for a lock, in milliseconds.
+    pub lock_timeout_ms: u64,
+    /// Fires when the answer is wanted no more.
+    pub stop: &'a CancellationToken,
+}
+
 /// How facts are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look<'a> {
     /// How closely.
     pub mode: Mode,
     /// How rows are hashed; both sides of a comparison must do it alike.
     pub algorithm: Algorithm,
-    /// How long to wait for a lock, in milliseconds.
-    pub lock_timeout_ms: u64,
+    /// The snapshot of [`Asker::export_snapshot`]; without one, as things are now.
+    pub snapshot: Option<&'a str>,
 }
 
 /// A snapshot that others can use while this lives.
@@ -40,100 +55,120 @@ pub struct Snapshot {
     pub id: String,
 }
 
-/// A session that outlives silence and prints values in one way only.
-async fn session(login: &Login, database: &DatabaseName) -> Result<(Client, u32), PostgresError> {
-    let client = connect(login, database).await?;
-    let version = client.query_one("select current_setting('server_version_num')::int4", &[]).await;
-    let version = u32::try_from(version.map_err(failed("its version"))?.get::<_, i32>(0)).unwrap_or_default();
-    let mut settings = vec![
-        "set role none",
-        "set search_path = pg_catalog",
-        "set datestyle = 'ISO, YMD'",
-        "set intervalstyle = postgres",
-        "set timezone = 'UTC'",
-        "set extra_float_digits = 3",
-        "set bytea_output = hex",
-        "set xmloption = content",
-        "set quote_all_identifiers = off",
-        "set lc_monetary = 'C'",
-        "set lc_numeric = 'C'",
-    ];
-    if version >= 90_500 {
-        settings.push("set row_security = off");
+impl Asker<'_> {
+    /// `server_version_num` of the server.
+    pub async fn version(self, database: &DatabaseName) -> Result<u32, PostgresError> {
+        self.session(database).await.map(|(_, version)| version)
     }
-    if version >= 90_600 {
-        settings.push("set idle_in_transaction_session_timeout = 0");
+
+    /// Takes a snapshot of `database` that lasts until it is dropped.
+    pub async fn export_snapshot(self, database: &DatabaseName) -> Result<Snapshot, PostgresError> {
+        let (holder, _) = self.session(database).await?;
+        holder
+            .batch_execute("begin transaction isolation level repeatable read, read only")
+            .await
+            .map_err(failed("a transaction"))?;
+        let row = holder.query_one("select pg_export_snapshot()::text", &[]).await.map_err(failed("a snapshot"))?;
+        Ok(Snapshot { id: row.get(0), _holder: holder })
     }
-    if version >= 110_000 {
-        settings.push("set jit = off");
+
+    /// What belongs to no database, but to these databases themselves.
+    pub async fn of_cluster(
+        self,
+        entry: &DatabaseName,
+        databases: &[DatabaseName],
+    ) -> Result<Vec<Statement>, PostgresError> {
+        let (client, version) = self.session(entry).await?;
+        let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
+        self.unless_stopped(&client, statements::of_cluster(&client, version, &names)).await
     }
-    if version >= 140_000 {
-        settings.push("set idle_session_timeout = 0");
+
+    /// What `database` holds.
+    pub async fn of_database(self, database: &DatabaseName, look: &Look<'_>) -> Result<DatabaseFacts, PostgresError> {
+        let begun = Instant::now();
+        let (client, version) = self.session(database).await?;
+        let looker = tables::Looker { client: &client, version, look };
+        let looking = async {
+            looker.begin().await?;
+            let mut found = DatabaseFacts {
+                sequences: sequences(&client, version).await?,
+                statements: statements::of_database(&client, version).await?,
+                ..DatabaseFacts::default()
+            };
+            found.statements.push(looker.large_objects().await?);
+            let wanted = looker.tables().await?;
+            looker.end().await?;
+            found.tables = looker.contents(&wanted).await?;
+            Ok(found)
+        };
+        let mut found = self.unless_stopped(&client, looking).await?;
+        found.seconds = begun.elapsed().as_secs_f64();
+        Ok(found)
     }
-    if version >= 170_000 {
-        settings.push("set transaction_timeout = 0");
+
+    /// Where the sequences of `database` stand now.
+    pub async fn sequences_now(self, database: &DatabaseName) -> Result<Vec<SequenceFacts>, PostgresError> {
+        let (client, version) = self.session(database).await?;
+        self.unless_stopped(&client, sequences(&client, version)).await
     }
-    client.batch_execute(&settings.join("; ")).await.map_err(failed("the settings of a session"))?;
-    Ok((client, version))
-}
 
-/// `server_version_num` of the server behind `login`.
-pub async fn version(login: &Login, database: &DatabaseName) -> Result<u32, PostgresError> {
-    session(login, database).await.map(|(_, version)| version)
-}
+    /// A session that outlives silence and prints values in one way only.
+    async fn session(self, database: &DatabaseName) -> Result<(Client, u32), PostgresError> {
+        let client = connect(self.login, database).await?;
+        let version = client.query_one("select current_setting('server_version_num')::int4", &[]).await;
+        let version = u32::try_from(version.map_err(failed("its version"))?.get::<_, i32>(0)).unwrap_or_default();
+        let lock_timeout = format!("set lock_timeout = {}", self.lock_timeout_ms);
+        let mut settings = vec![
+            lock_timeout.as_str(),
+            "set role none",
+            "set search_path = pg_catalog",
+            "set datestyle = 'ISO, YMD'",
+            "set intervalstyle = postgres",
+            "set timezone = 'UTC'",
+            "set extra_float_digits = 3",
+            "set bytea_output = hex",
+            "set xmloption = content",
+            "set quote_all_identifiers = off",
+            "set lc_monetary = 'C'",
+            "set lc_numeric = 'C'",
+        ];
+        if version >= 90_500 {
+            settings.push("set row_security = off");
+        }
+        if version >= 90_600 {
+            settings.push("set idle_in_transaction_session_timeout = 0");
+        }
+        if version >= 110_000 {
+            settings.push("set jit = off");
+        }
+        if version >= 140_000 {
+            settings.push("set idle_session_timeout = 0");
+            // A worker that is killed cancels nothing; the server sees that it is gone.
+            settings.push("set client_connection_check_interval = '1s'");
+        }
+        if version >= 170_000 {
+            settings.push("set transaction_timeout = 0");
+        }
+        client.batch_execute(&settings.join("; ")).await.map_err(failed("the settings of a session"))?;
+        Ok((client, version))
+    }
 
-/// Takes a snapshot of `database` that lasts until it is dropped.
-pub async fn export_snapshot(login: &Login, database: &DatabaseName) -> Result<Snapshot, PostgresError> {
-    let (holder, _) = session(login, database).await?;
-    holder
-        .batch_execute("begin transaction isolation level repeatable read, read only")
-        .await
-        .map_err(failed("a transaction"))?;
-    let row = holder.query_one("select pg_export_snapshot()::text", &[]).await.map_err(failed("a snapshot"))?;
-    Ok(Snapshot { id: row.get(0), _holder: holder })
-}
-
-/// What belongs to no database, but to these databases themselves.
-pub async fn of_cluster(
-    login: &Login,
-    entry: &DatabaseName,
-    databases: &[DatabaseName],
-) -> Result<Vec<Statement>, PostgresError> {
-    let (client, version) = session(login, entry).await?;
-    let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
-    statements::of_cluster(&client, version, &names).await
-}
-
-/// What `database` holds, in the given snapshot or as it is now.
-pub async fn of_database(
-    login: &Login,
-    database: &DatabaseName,
-    look: &Look,
-    snapshot: Option<&str>,
-) -> Result<DatabaseFacts, PostgresError> {
-    let begun = Instant::now();
-    let (client, version) = session(login, database).await?;
-    let lock_timeout = format!("set lock_timeout = {}", look.lock_timeout_ms);
-    client.batch_execute(&lock_timeout).await.map_err(failed("a limit for locks"))?;
-    let look = tables::Looker { client: &client, version, look, snapshot };
-    look.begin().await?;
-    let mut found = DatabaseFacts {
-        sequences: sequences(&client, version).await?,
-        statements: statements::of_database(&client, version).await?,
-        ..DatabaseFacts::default()
-    };
-    found.statements.push(look.large_objects().await?);
-    let wanted = look.tables().await?;
-    look.end().await?;
-    found.tables = look.contents(&wanted).await?;
-    found.seconds = begun.elapsed().as_secs_f64();
-    Ok(found)
-}
-
-/// Where the sequences of `database` stand now.
-pub async fn sequences_now(login: &Login, database: &DatabaseName) -> Result<Vec<SequenceFacts>, PostgresError> {
-    let (client, version) = session(login, database).await?;
-    sequences(&client, version).await
+    /// The answer, unless `stop` fires first: then what the server does for `client` is cancelled there. A session whose client is
+    /// just gone goes on waiting for a lock, in front of everybody who comes after it.
+    async fn unless_stopped<T>(
+        self,
+        client: &Client,
+        answer: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, PostgresError> {
+        tokio::select! {
+            answer = answer => answer,
+            () = self.stop.cancelled() => {
+                // Where it cannot be cancelled, the limit for locks ends it.
+                tokio::time::timeout(CANCEL_PATIENCE, client.cancel_token().cancel_query(NoTls)).await.ok();
+                Err(PostgresError::Query { what: "its facts", reason: "cancelled".to_owned() })
+            }
+        }
+    }
 }
 
 /// Each in a statement of its own: a sequence is a relation with one row. Those that are dropped meanwhile are left out.

@@ -98,6 +98,10 @@ fn session_options(major: PgMajor) -> String {
     if major.is_at_least(10) {
         options.push_str(" -c idle_in_transaction_session_timeout=0");
     }
+    if major.is_at_least(14) {
+        // The end of a tool that is killed is seen even while its session waits for a lock.
+        options.push_str(" -c client_connection_check_interval=1s");
+    }
     options
 }
 

@@ -14,7 +14,7 @@ use crate::cluster::DatabaseName;
 use crate::facts::{self, FACTS_VERSION, Facts, Weight};
 use crate::pipeline::seal::unseal_bytes;
 use crate::policy::Assertion;
-use crate::postgres::facts::Look;
+use crate::postgres::facts::{Asker, Look};
 use crate::postgres::tools::{Tool, Toolbox};
 use crate::postgres::{self, Login, PostgresError};
 
@@ -100,22 +100,23 @@ fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtim
     let Some(entry) = wanted.first() else {
         return Ok((Outcome::Unknown, vec!["the backup has no facts of any database".to_owned()]));
     };
-    let look = Look { mode: expected.mode, algorithm: expected.algorithm, lock_timeout_ms: LOCK_TIMEOUT_MS };
+    let asker = Asker { login: &job.login, lock_timeout_ms: LOCK_TIMEOUT_MS, stop: &line.stop };
+    let look = Look { mode: expected.mode, algorithm: expected.algorithm, snapshot: None };
     let mut found = Facts {
         version: FACTS_VERSION,
-        server: runtime.block_on(postgres::facts::version(&job.login, entry))?,
+        server: runtime.block_on(asker.version(entry))?,
         mode: expected.mode,
         algorithm: expected.algorithm,
         cluster: vec![],
         databases: std::collections::BTreeMap::new(),
         unknown: std::collections::BTreeMap::new(),
     };
-    found.cluster = runtime.block_on(postgres::facts::of_cluster(&job.login, entry, &wanted))?;
+    found.cluster = runtime.block_on(asker.of_cluster(entry, &wanted))?;
     for database in &wanted {
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));
         }
-        match runtime.block_on(postgres::facts::of_database(&job.login, database, &look, None)) {
+        match runtime.block_on(asker.of_database(database, &look)) {
             Ok(there) => drop(found.databases.insert(database.clone(), there)),
             // A table that cannot be read is the backup's fault; a server that is gone is not.
             Err(error @ PostgresError::Query { .. }) if runtime.block_on(connect_somewhere(&job.login)).is_ok() => {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::cluster::DatabaseName;
 use crate::facts::{FACTS_VERSION, Facts};
-use crate::postgres::facts::Look;
-use crate::postgres::{self, Login, PostgresError, facts, survey};
+use crate::postgres::facts::{Asker, Look};
+use crate::postgres::{self, Login, PostgresError, survey};
 
 use super::process::{Line, connect_somewhere};
 use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
@@ -28,13 +28,14 @@ pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Fa
 pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<String>, Failure> {
     let entry = DatabaseName::new("postgres").expect("a plain name");
     let entry = if job.databases.contains(&entry) { entry } else { job.databases.first().cloned().unwrap_or(entry) };
-    let look = Look { mode: job.mode, algorithm: job.algorithm, lock_timeout_ms: 60_000 };
+    let asker = Asker { login: &job.login, lock_timeout_ms: 60_000, stop: &line.stop };
+    let look = Look { mode: job.mode, algorithm: job.algorithm, snapshot: None };
     let mut taken = Facts {
         version: FACTS_VERSION,
-        server: facts::version(&job.login, &entry).await?,
+        server: asker.version(&entry).await?,
         mode: job.mode,
         algorithm: job.algorithm,
-        cluster: facts::of_cluster(&job.login, &entry, &job.databases).await?,
+        cluster: asker.of_cluster(&entry, &job.databases).await?,
         databases: std::collections::BTreeMap::new(),
         unknown: std::collections::BTreeMap::new(),
     };
@@ -42,7 +43,7 @@ pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<St
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));
         }
-        let found = facts::of_database(&job.login, database, &look, None).await?;
+        let found = asker.of_database(database, &look).await?;
         taken.databases.insert(database.clone(), found);
     }
     line.tell(&Event::FactsTaken(Box::new(taken)));

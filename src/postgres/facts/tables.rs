@@ -27,8 +27,7 @@ const HASHABLE: [u32; 41] = [
 pub(super) struct Looker<'a> {
     pub(super) client: &'a Client,
     pub(super) version: u32,
-    pub(super) look: &'a Look,
-    pub(super) snapshot: Option<&'a str>,
+    pub(super) look: &'a Look<'a>,
 }
 
 /// A table whose rows will be looked at.
@@ -49,7 +48,7 @@ struct Column {
 impl Looker<'_> {
     pub(super) async fn begin(&self) -> Result<(), PostgresError> {
         let begin = "begin transaction isolation level repeatable read, read only";
-        let begin = match self.snapshot {
+        let begin = match self.look.snapshot {
             Some(snapshot) => format!("{begin}; set transaction snapshot {}", crate::sql::quote_literal(snapshot)),
             None => begin.to_owned(),
         };
@@ -139,7 +138,7 @@ impl Looker<'_> {
                 &[&table.oid],
             )
             .await?;
-        if self.snapshot.is_some() && rewritten.is_none_or(|row| row.get::<_, Option<bool>>(0) != Some(false)) {
+        if self.look.snapshot.is_some() && rewritten.is_none_or(|row| row.get::<_, Option<bool>>(0) != Some(false)) {
             return Ok(TableContent::Unknown("it was rewritten or truncated while it was looked at".to_owned()));
         }
         Ok(TableContent::Rows { count: row.get::<_, i64>(0).cast_unsigned(), hash: row.get(1) })

@@ -5,12 +5,14 @@ use std::io::Write;
 use std::sync::PoisonError;
 use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::backup_set::{Content, Measured, Object};
 use crate::cluster::DatabaseName;
 use crate::facts::{self, Algorithm, DatabaseFacts, FACTS_VERSION, Facts, Statement, TableContent};
 use crate::pipeline::seal::seal_bytes;
-use crate::postgres::facts::{Look, Snapshot};
-use crate::postgres::{PostgresError, facts as server};
+use crate::postgres::PostgresError;
+use crate::postgres::facts::{Asker, Look, Snapshot};
 
 use super::super::{DatabaseDump, Event, FactsJob, Failure, Trouble};
 use super::{Produced, Work};
@@ -25,11 +27,16 @@ impl Work<'_> {
         first.unwrap_or_else(|| DatabaseName::new("template1").expect("a plain name"))
     }
 
+    /// Asks until `stop` fires, and waits for locks no longer than the dump does.
+    fn asker<'a>(&'a self, wanted: &FactsJob, stop: &'a CancellationToken) -> Asker<'a> {
+        Asker { login: &self.job.login, lock_timeout_ms: wanted.lock_timeout_ms, stop }
+    }
+
     /// What belongs to no database; None where no facts are wanted.
     pub(super) fn cluster_facts(&self) -> Option<Result<Vec<Statement>, PostgresError>> {
-        self.job.facts.as_ref()?;
+        let asker = self.asker(self.job.facts.as_ref()?, &self.stop);
         let databases: Vec<DatabaseName> = self.job.databases.iter().map(|dump| dump.database.clone()).collect();
-        Some(self.runtime.block_on(server::of_cluster(&self.job.login, &self.entry(), &databases)))
+        Some(self.runtime.block_on(asker.of_cluster(&self.entry(), &databases)))
     }
 
     /// Runs `pg_dump` and, in the same snapshot and beside it, looks at what it dumps.
@@ -37,9 +44,11 @@ impl Work<'_> {
         let produce = |arguments: &[String]| self.produce("pg_dump", arguments, &database.object, "");
         let Some(wanted) = &self.job.facts else { return Ok((produce(&database.arguments)?, None)) };
         // The first look at the sequences comes before pg_dump's, which from 18 on is among the first things it does.
+        let ended = self.stop.child_token();
+        let asker = self.asker(wanted, &ended);
         let begun = self.runtime.block_on(async {
-            let snapshot = self.open_snapshot(database).await?;
-            Ok((snapshot, server::sequences_now(&self.job.login, &database.database).await?))
+            let snapshot = self.open_snapshot(asker, database).await?;
+            Ok((snapshot, asker.sequences_now(&database.database).await?))
         });
         let (snapshot, first): (Snapshot, _) = match begun {
             Ok(begun) => begun,
@@ -51,26 +60,19 @@ impl Work<'_> {
         };
         let mut arguments = database.arguments.clone();
         arguments.push(format!("--snapshot={}", snapshot.id));
-        let ended = self.stop.child_token();
         std::thread::scope(|scope| {
             let looking = scope.spawn(|| {
                 self.runtime.block_on(async {
-                    let look = Look {
-                        mode: wanted.mode,
-                        algorithm: Algorithm::of_server(server::version(&self.job.login, &database.database).await?),
-                        lock_timeout_ms: wanted.lock_timeout_ms,
-                    };
-                    tokio::select! {
-                        seen = server::of_database(&self.job.login, &database.database, &look, Some(&snapshot.id)) => seen,
-                        () = ended.cancelled() => Err(PostgresError::Query { what: "its facts", reason: "cancelled".to_owned() }),
-                    }
+                    let algorithm = Algorithm::of_server(asker.version(&database.database).await?);
+                    let look = Look { mode: wanted.mode, algorithm, snapshot: Some(&snapshot.id) };
+                    asker.of_database(&database.database, &look).await
                 })
             });
             let produced = produce(&arguments);
             if produced.is_err() {
                 ended.cancel();
             }
-            let later = self.runtime.block_on(server::sequences_now(&self.job.login, &database.database));
+            let later = self.runtime.block_on(asker.sequences_now(&database.database));
             let seen = looking.join().unwrap_or_else(|_| {
                 Err(PostgresError::Query { what: "its facts", reason: "the worker hit a bug".to_owned() })
             });
@@ -83,14 +85,14 @@ impl Work<'_> {
         })
     }
 
-    async fn open_snapshot(&self, database: &DatabaseDump) -> Result<Snapshot, PostgresError> {
+    async fn open_snapshot(&self, asker: Asker<'_>, database: &DatabaseDump) -> Result<Snapshot, PostgresError> {
         let shared = "9.5".parse().is_ok_and(|since| self.job.major >= since);
         if !shared {
             // pg_dump --snapshot is there since 9.5 (release notes).
             let reason = "pg_dump of this version cannot share a snapshot".to_owned();
             return Err(PostgresError::Query { what: "its facts", reason });
         }
-        server::export_snapshot(&self.job.login, &database.database).await
+        asker.export_snapshot(&database.database).await
     }
 
     /// Keeps what was seen of `database`, whose archive has `contents`.
@@ -124,7 +126,7 @@ impl Work<'_> {
             }
             _ => vec![],
         };
-        let version = self.runtime.block_on(server::version(&self.job.login, &self.entry()));
+        let version = self.runtime.block_on(self.asker(wanted, &self.stop).version(&self.entry()));
         let version = match version {
             Ok(version) => version,
             // A dropped database, perhaps: the major is known.
