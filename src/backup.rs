@@ -15,7 +15,7 @@ mod copies;
 mod plan;
 pub mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -587,20 +587,41 @@ impl Documents {
     }
 }
 
-/// The one place where a set becomes a backup: small objects, manifest, and `COMMIT` last. Each is durable before the next.
+/// The one place where a set becomes a backup: small objects, manifest, and `COMMIT` last. Each is durable before the next, and
+/// what a store confirmed is looked at before it counts: some confirm what they do not hold.
 fn commit_set(store: &dyn Store, documents: &Documents) -> Result<(), StorageError> {
     let key = |name: &str| Key::new(documents.location.key(name)).expect("names make a key");
-    for (name, bytes) in &documents.written {
-        // What the worker said must lie there; its bytes were hashed as they were written.
-        let found = store.head(&key(name))?;
-        if found.bytes != *bytes {
-            return Err(StorageError::Incomplete { path: store.place(Some(&found.key)) });
-        }
-    }
     for (name, bytes) in &documents.small {
         store.put(&key(name), bytes)?;
     }
-    store.put(&key("COMMIT"), &documents.commit.to_bytes())
+    let folder = Key::new(documents.location.folder()).expect("names make a key");
+    let held: HashMap<Key, u64> =
+        store.list(Some(&folder))?.into_iter().map(|found| (found.key, found.bytes)).collect();
+    // Digests were taken as the bytes were written; here it is whether they lie there.
+    let small = documents.small.iter().map(|(name, bytes)| (name, bytes.len() as u64));
+    for (name, bytes) in documents.written.iter().map(|(name, bytes)| (name, *bytes)).chain(small) {
+        let (key, found) = (key(name), held.get(&key(name)).copied());
+        if found != Some(bytes) {
+            return Err(StorageError::Lost { path: store.place(Some(&key)), bytes, found });
+        }
+    }
+    let (key, commit) = (key("COMMIT"), documents.commit.to_bytes());
+    store.put(&key, &commit)?;
+    match store.read_small(&key, commit.len() as u64) {
+        Ok(found) if found == commit => Ok(()),
+        Ok(found) => {
+            let found = Some(found.len() as u64);
+            Err(StorageError::Lost { path: store.place(Some(&key)), bytes: commit.len() as u64, found })
+        }
+        Err(StorageError::NotFound { .. }) => {
+            Err(StorageError::Lost { path: store.place(Some(&key)), bytes: commit.len() as u64, found: None })
+        }
+        // It was confirmed, and nothing speaks against it.
+        Err(error) => {
+            tracing::warn!("COMMIT was stored, but could not be read back: {error}");
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,20 @@ pub enum StorageError {
         /// Where it would be.
         path: Place,
     },
+    /// The store confirmed what it does not hold.
+    #[error("{path}: {bytes} bytes were written and confirmed, and {} there", match found {
+        None => "nothing is".to_owned(),
+        Some(found) if found == bytes => "other bytes are".to_owned(),
+        Some(found) => format!("{found} are"),
+    })]
+    Lost {
+        /// The object.
+        path: Place,
+        /// What was written.
+        bytes: u64,
+        /// How much of it is there.
+        found: Option<u64>,
+    },
     /// The store forbids the deletion until a time: Object Lock.
     #[error("{path} is locked{}: it stays until then", until.map(|until| format!(" until {until}")).unwrap_or_default())]
     Locked {
@@ -286,6 +300,7 @@ impl StorageError {
             | Self::Full { .. }
             | Self::TooLarge { .. }
             | Self::Incomplete { .. }
+            | Self::Lost { .. }
             | Self::Name(_)
             | Self::OutOfQuota { .. }
             | Self::Changed { .. }
@@ -380,6 +395,7 @@ impl StorageError {
             | Self::Uncertain { .. }
             | Self::Changed { .. }
             | Self::Service { .. }
+            | Self::Lost { .. }
             | Self::Incomplete { .. } => io::ErrorKind::Other,
         }
     }

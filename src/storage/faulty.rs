@@ -79,10 +79,12 @@ pub enum Fault {
     Killed,
     /// The process is killed after it was done.
     KilledAfterwards,
+    /// A write or a commit is not done, but answered as if it had been. Other operations work.
+    Pretends,
 }
 
 impl Fault {
-    /// All of them.
+    /// Those of a store that does not lie: all but [`Fault::Pretends`].
     pub const ALL: [Self; 4] = [Self::Fails, Self::FailsAfterwards, Self::Killed, Self::KilledAfterwards];
 }
 
@@ -178,6 +180,18 @@ impl Course {
         place: Place,
         call: impl FnOnce() -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
+        self.through_or(None, action, key, place, call)
+    }
+
+    /// `pretended` is the answer of a store that lies.
+    fn through_or<T>(
+        &self,
+        pretended: Option<T>,
+        action: Action,
+        key: Option<&Key>,
+        place: Place,
+        call: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
         let fail = |words: &str| {
             let source = io::Error::other(format!("a fault of the test: {words} {action:?}"));
             Err(StorageError::Io { what: "use", path: place, source })
@@ -202,6 +216,7 @@ impl Course {
                 std::mem::forget(call()?);
                 fail("killed after")
             }
+            Some((at, Fault::Pretends)) if at == number => pretended.map_or_else(call, Ok),
             _ => call(),
         }
     }
@@ -286,7 +301,8 @@ impl Write for FaultyUpload {
             return Err(self.incomplete().into());
         }
         let Self { inner, course, key, place, .. } = self;
-        let written = course.through(Action::Write, Some(key), place.clone(), || match inner {
+        let pretended = Some(bytes.len());
+        let written = course.through_or(pretended, Action::Write, Some(key), place.clone(), || match inner {
             Some(inner) => inner.write(bytes).map_err(|error| StorageError::of_write(place.clone(), error)),
             None => Ok(0),
         });
@@ -304,7 +320,7 @@ impl Write for FaultyUpload {
 impl Upload for FaultyUpload {
     fn commit(mut self: Box<Self>) -> Result<(), StorageError> {
         let (course, key, place) = (self.course.clone(), self.key.clone(), self.place.clone());
-        course.through(Action::Commit, Some(&key), place, || match self.inner.take() {
+        course.through_or(Some(()), Action::Commit, Some(&key), place, || match self.inner.take() {
             Some(inner) if !self.write_failed => inner.commit(),
             _ => Err(self.incomplete()),
         })
