@@ -187,7 +187,9 @@ impl Advise for SessionError {
             Self::Failed { trouble: Trouble::Tool, .. } => {
                 "mend what the tool's own words above name, then run the same command again"
             }
-            Self::Failed { trouble: Trouble::Server, .. } => "see why the server does not answer: docker logs",
+            Self::Failed { trouble: Trouble::Server, .. } => {
+                "see what the server says (docker logs), then run the same command again"
+            }
             Self::Failed { trouble: Trouble::Credentials, .. } => "correct `user` and `password_file` in the policy",
             Self::Failed { trouble: Trouble::Key, .. } => "name the file with the secret key: --identity FILE",
             Self::Failed { trouble: Trouble::RepositoryCredentials, .. } => {

@@ -107,6 +107,15 @@ pub enum PostgresError {
         /// The server's own words.
         reason: String,
     },
+    /// The session that held backup mode, and the WAL with it, is over before its time.
+    #[error(
+        "the server left backup mode: its session ended ({reason}). The server was stopped or restarted, the session was terminated, \
+         or the WAL of the backup grew beyond max_slot_wal_keep_size; the server's log says which"
+    )]
+    BackupModeLost {
+        /// The client's or the server's own words.
+        reason: String,
+    },
     /// A tool of the server's own version is not in the image.
     #[error("{tool} of PostgreSQL {major} is not in the image; looked in {looked_in}")]
     ToolMissing {
@@ -132,7 +141,7 @@ impl PostgresError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Credentials { .. } | Self::NotSuperuser { .. } => Exit::Credentials,
-            Self::Unreachable { .. } => Exit::Postgres,
+            Self::Unreachable { .. } | Self::BackupModeLost { .. } => Exit::Postgres,
             Self::ToolMissing { .. } => Exit::NotFound,
             Self::Query { .. } | Self::ToolNotRun { .. } => Exit::Failed,
         }

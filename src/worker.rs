@@ -531,7 +531,7 @@ impl From<crate::postgres::PostgresError> for Failure {
         use crate::postgres::PostgresError as E;
         let trouble = match &error {
             E::Credentials { .. } | E::NotSuperuser { .. } => Trouble::Credentials,
-            E::Unreachable { .. } => Trouble::Server,
+            E::Unreachable { .. } | E::BackupModeLost { .. } => Trouble::Server,
             E::ToolMissing { .. } => Trouble::ToolMissing,
             E::Query { .. } | E::ToolNotRun { .. } => Trouble::Tool,
         };

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -58,6 +59,9 @@ pub fn timeline_of(backup_label: &str) -> Option<u32> {
     let file = backup_label.lines().find(|line| line.starts_with("START WAL LOCATION: "))?.split_once("(file ")?.1;
     u32::from_str_radix(file.get(..8)?, 16).ok()
 }
+
+/// How often the session is looked at while files are copied.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// A server in backup mode, for as long as this lives.
 pub struct HotBackup {
@@ -118,6 +122,17 @@ impl HotBackup {
         self.start
     }
 
+    /// Waits until the session is over before its time, which may never be; says why it is.
+    pub async fn lost(&self) -> PostgresError {
+        loop {
+            tokio::time::sleep(PULSE).await;
+            // A statement, too: an end that nobody told us of shows only when something is sent.
+            if let Err(error) = self.client.batch_execute("").await {
+                return PostgresError::BackupModeLost { reason: words(&error) };
+            }
+        }
+    }
+
     /// Ends backup mode. The WAL is complete on disk then, and is kept until this is dropped.
     pub async fn stop(&self) -> Result<Stopped, PostgresError> {
         // Not waiting for the archive, which may be broken or missing: the backup takes its WAL along.
@@ -126,8 +141,12 @@ impl HotBackup {
         } else {
             "select lsn::text, labelfile, spcmapfile from pg_catalog.pg_stop_backup(false, false)"
         };
-        let row =
-            self.client.query_one(stop, &[]).await.map_err(|error| query_error("the end of backup mode", &error))?;
+        let row = self.client.query_one(stop, &[]).await.map_err(|error| {
+            if error.is_closed() {
+                return PostgresError::BackupModeLost { reason: words(&error) };
+            }
+            query_error("the end of backup mode", &error)
+        })?;
         Ok(Stopped {
             stop: lsn("the end of backup mode", row.get(0))?,
             backup_label: row.get(1),

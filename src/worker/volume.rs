@@ -27,6 +27,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -158,11 +159,23 @@ fn copy(
         Selection { mode: job.mode, tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone() };
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, stop);
-    for volume in &job.volumes {
-        copier.volume(Path::new(volume))?;
-    }
-    copier.last()?;
+    let server = Arc::new(server);
+    while_it_lasts(&server, runtime, stop, || {
+        for volume in &job.volumes {
+            copier.volume(Path::new(volume))?;
+        }
+        copier.last()
+    })?;
     let stopped = wait(runtime, stop, server.stop())?;
+    for folder in tablespaces(&pgdata, &job.volumes)?.into_iter().filter(|found| !selection.tablespaces.contains(found))
+    {
+        // Replay makes a tablespace that is new only where its folder is there.
+        let within: Vec<&Path> = folder.1.ancestors().take_while(|path| !is_volume(path, &job.volumes)).collect();
+        for path in within.into_iter().rev() {
+            let metadata = fs::metadata(path).map_err(|error| copier::unreadable(path, &error))?;
+            copier.made_folder(path, Owner::from(&metadata))?;
+        }
+    }
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
     let file = Owner { mode: 0o600, mtime: now, ..owner };
     let timeline = hot_backup::timeline_of(&stopped.backup_label).ok_or_else(|| {
@@ -200,6 +213,29 @@ fn copy(
         entries,
         server_files: files,
     })
+}
+
+/// Copies with `work`; ends it as soon as `server` is in backup mode no more: nothing of what it copies could be used.
+fn while_it_lasts(
+    server: &Arc<HotBackup>,
+    runtime: &tokio::runtime::Handle,
+    stop: &CancellationToken,
+    work: impl FnOnce() -> Result<(), CopyError>,
+) -> Result<(), CopyError> {
+    let watch = runtime.spawn({
+        let (server, stop) = (Arc::clone(server), stop.clone());
+        async move {
+            let error = server.lost().await;
+            stop.cancel();
+            error
+        }
+    });
+    let worked = work();
+    watch.abort();
+    match runtime.block_on(watch) {
+        Ok(error) => Err(Failure::from(error).into()),
+        Err(_) => worked,
+    }
 }
 
 /// Adds the WAL that the copy needs, and the histories of timelines. Each file is marked as archived, as `pg_basebackup` does: a
@@ -242,6 +278,10 @@ fn copy_wal(
         copier.made(&archived.join(format!("{name}.done")), file, &[])?;
     }
     Ok(())
+}
+
+fn is_volume(path: &Path, volumes: &[String]) -> bool {
+    volumes.iter().any(|volume| path == Path::new(volume))
 }
 
 /// The tablespaces outside of the data directory. Each must be in a volume that is copied.

@@ -8,6 +8,7 @@ mod docker_engine;
 mod refusal;
 mod repository;
 mod server;
+mod volume;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

@@ -58,7 +58,7 @@ fn name_of(path: &Path) -> &[u8] {
     bytes.strip_prefix(b"/").unwrap_or(bytes)
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> CopyError {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> CopyError {
     CopyError::Failed(Failure::from_error(Trouble::Other, &format!("reading {} failed", path.display()), error))
 }
 
