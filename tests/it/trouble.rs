@@ -146,10 +146,9 @@ impl Scene {
 
     /// A backup that runs beside the test and waits for the held table: `pg_dump`, and whoever takes the facts.
     fn backup_that_waits(&self) -> Beside {
-        // A session whose client was killed stays until it gets its lock.
-        let before = dumps_that_wait(&self.container);
+        eventually("nobody is left who waits", || dumps_that_wait(&self.container) == 0);
         let beside = Beside::start(self.house.command(&["backup", &self.cluster]));
-        eventually("both wait for a lock", || dumps_that_wait(&self.container) >= before + 2);
+        eventually("both wait for a lock", || dumps_that_wait(&self.container) == 2);
         beside
     }
 
