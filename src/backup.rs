@@ -591,6 +591,7 @@ impl Documents {
 /// what a store confirmed is looked at before it counts: some confirm what they do not hold.
 fn commit_set(store: &dyn Store, documents: &Documents) -> Result<(), StorageError> {
     let key = |name: &str| Key::new(documents.location.key(name)).expect("names make a key");
+    let lost = |key: &Key, bytes, found| StorageError::Lost { path: store.place(Some(key)), bytes, found };
     for (name, bytes) in &documents.small {
         store.put(&key(name), bytes)?;
     }
@@ -600,22 +601,19 @@ fn commit_set(store: &dyn Store, documents: &Documents) -> Result<(), StorageErr
     // Digests were taken as the bytes were written; here it is whether they lie there.
     let small = documents.small.iter().map(|(name, bytes)| (name, bytes.len() as u64));
     for (name, bytes) in documents.written.iter().map(|(name, bytes)| (name, *bytes)).chain(small) {
-        let (key, found) = (key(name), held.get(&key(name)).copied());
+        let key = key(name);
+        let found = held.get(&key).copied();
         if found != Some(bytes) {
-            return Err(StorageError::Lost { path: store.place(Some(&key)), bytes, found });
+            return Err(lost(&key, bytes, found));
         }
     }
     let (key, commit) = (key("COMMIT"), documents.commit.to_bytes());
     store.put(&key, &commit)?;
-    match store.read_small(&key, commit.len() as u64) {
+    let bytes = commit.len() as u64;
+    match store.read_small(&key, bytes) {
         Ok(found) if found == commit => Ok(()),
-        Ok(found) => {
-            let found = Some(found.len() as u64);
-            Err(StorageError::Lost { path: store.place(Some(&key)), bytes: commit.len() as u64, found })
-        }
-        Err(StorageError::NotFound { .. }) => {
-            Err(StorageError::Lost { path: store.place(Some(&key)), bytes: commit.len() as u64, found: None })
-        }
+        Ok(found) => Err(lost(&key, bytes, Some(found.len() as u64))),
+        Err(StorageError::NotFound { .. }) => Err(lost(&key, bytes, None)),
         // It was confirmed, and nothing speaks against it.
         Err(error) => {
             tracing::warn!("COMMIT was stored, but could not be read back: {error}");
