@@ -107,6 +107,9 @@ pub enum PostgresError {
         /// The server's own words.
         reason: String,
     },
+    /// The answer was wanted no more; the server was told so.
+    #[error("cancelled")]
+    Cancelled,
     /// The session that held backup mode, and the WAL with it, is over before its time.
     #[error(
         "the server left backup mode: its session ended ({reason}). The server was stopped or restarted, the session was terminated, \
@@ -142,6 +145,7 @@ impl PostgresError {
         match self {
             Self::Credentials { .. } | Self::NotSuperuser { .. } => Exit::Credentials,
             Self::Unreachable { .. } | Self::BackupModeLost { .. } => Exit::Postgres,
+            Self::Cancelled => Exit::Interrupted,
             Self::ToolMissing { .. } => Exit::NotFound,
             Self::Query { .. } | Self::ToolNotRun { .. } => Exit::Failed,
         }

@@ -532,6 +532,7 @@ impl From<crate::postgres::PostgresError> for Failure {
         let trouble = match &error {
             E::Credentials { .. } | E::NotSuperuser { .. } => Trouble::Credentials,
             E::Unreachable { .. } | E::BackupModeLost { .. } => Trouble::Server,
+            E::Cancelled => Trouble::Cancelled,
             E::ToolMissing { .. } => Trouble::ToolMissing,
             E::Query { .. } | E::ToolNotRun { .. } => Trouble::Tool,
         };

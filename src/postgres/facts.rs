@@ -165,7 +165,7 @@ impl Asker<'_> {
             () = self.stop.cancelled() => {
                 // Where it cannot be cancelled, the limit for locks ends it.
                 tokio::time::timeout(CANCEL_PATIENCE, client.cancel_token().cancel_query(NoTls)).await.ok();
-                Err(PostgresError::Query { what: "its facts", reason: "cancelled".to_owned() })
+                Err(PostgresError::Cancelled)
             }
         }
     }
