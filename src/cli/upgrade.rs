@@ -9,7 +9,8 @@ use super::{Context, Failure, human, output};
 use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
 use crate::upgrade::journal::Phase;
-use crate::upgrade::plan::{Finding, Severity, UpgradePlan};
+use crate::upgrade::plan::UpgradePlan;
+use crate::upgrade::preflight::{Finding, Severity};
 use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
 
 /// The command line.

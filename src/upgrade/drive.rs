@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::Report;
+use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
-use super::plan::{Trial, UpgradePlan, policy_with};
+use super::plan::{Trial, UpgradePlan};
+use super::record::Report;
 use crate::cluster::ContainerName;
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::drive::{STOP_PATIENCE, Scene, no_restart};
 use super::journal::Phase;
-use super::plan::{self, Trial};
-use super::{check_findings, survey_of};
+use super::look::{check_findings, survey_of};
+use super::plan::Trial;
+use super::{carried, preflight};
 use crate::backup;
 use crate::backup_set::Selector;
 use crate::cluster::DatabaseName;
@@ -45,7 +46,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>)
     let (profile, survey) =
         survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
     // What came since the plan; nobody can change it any more.
-    check_findings(&plan::findings(&profile, &survey, plan.to), scene.what(), &plan.cluster)?;
+    check_findings(&preflight::findings(&profile, &survey, plan.to), scene.what(), &plan.cluster)?;
     let databases: Vec<DatabaseName> =
         profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect();
     scene.end(step);
@@ -261,7 +262,7 @@ async fn settle(
     let job = SettleJob {
         login,
         files: files.collect(),
-        statements: plan::system_settings(survey),
+        statements: carried::system_settings(survey),
         analyse: databases.to_vec(),
     };
     let done = session.request(&Request::Settle(job), &scene.control.cancel, |_| {}).await;

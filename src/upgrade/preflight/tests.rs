@@ -1,6 +1,6 @@
 use super::*;
 use crate::backup_set::{DatabaseProfile, Tablespace};
-use crate::postgres::survey::FileSetting;
+use crate::cluster::{DatabaseName, RoleName};
 
 fn major(number: u16) -> PgMajor {
     PgMajor::since_10(number)
@@ -108,36 +108,4 @@ fn slots_and_receivers_are_warnings() {
     let found = findings(&profile(15), &server, major(17));
     assert!(found.iter().all(|finding| finding.severity == Severity::Warning));
     assert_eq!(found.len(), 2);
-}
-
-#[test]
-fn alter_system_is_said_again_the_last_one_wins() {
-    let mut server = survey();
-    let auto = "/data/15/postgresql.auto.conf";
-    server.settings = vec![
-        setting(auto, "work_mem", "1MB"),
-        setting(auto, "work_mem", "2MB"),
-        setting(auto, "shared_preload_libraries", "auto_explain, pg_stat_statements"),
-        setting(auto, "auto_explain.log_format", "it's"),
-        setting("/config/a.conf", "port", "1"),
-    ];
-    assert_eq!(
-        system_settings(&server),
-        [
-            r#"alter system set "auto_explain"."log_format" = E'it''s'"#,
-            r#"alter system set "shared_preload_libraries" = E'auto_explain', E'pg_stat_statements'"#,
-            r#"alter system set "work_mem" = E'2MB'"#,
-        ]
-    );
-}
-
-#[test]
-fn a_policy_keeps_all_but_its_major_and_image() {
-    let text = "# mine\n[cluster]\nmajor = \"15\" # old\nimage = 'pglife/postgres:15'\n\n[backup.dump]\nschedule = \"major = 1\"\n";
-    assert_eq!(
-        policy_with(text, major(18), Some("pglife/postgres:18")),
-        "# mine\n[cluster]\nmajor = \"18\" # old\nimage = \"pglife/postgres:18\"\n\n[backup.dump]\nschedule = \"major = 1\"\n"
-    );
-    let text = "[cluster]\n  major='15'\n";
-    assert_eq!(policy_with(text, major(17), None), "[cluster]\n  major = \"17\"\n");
 }

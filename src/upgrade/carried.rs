@@ -1,0 +1,68 @@
+//! What an upgrade carries that no dump holds: settings of `ALTER SYSTEM`, and the major in the policy. Pure.
+
+use crate::cluster::PgMajor;
+use crate::postgres::survey::Survey;
+
+/// `ALTER SYSTEM` statements for what the old server was given in this way.
+pub fn system_settings(survey: &Survey) -> Vec<String> {
+    let mut last = std::collections::BTreeMap::new();
+    for setting in survey.settings.iter().filter(|setting| setting.file.ends_with("/postgresql.auto.conf")) {
+        last.insert(setting.name.as_str(), setting.value.as_str());
+    }
+    last.into_iter().map(|(name, value)| alter_system(name, value)).collect()
+}
+
+/// Settings that hold a list keep its parts apart: a quoted whole would be one part.
+fn alter_system(name: &str, value: &str) -> String {
+    const LISTS: [&str; 10] = [
+        "shared_preload_libraries",
+        "session_preload_libraries",
+        "local_preload_libraries",
+        "search_path",
+        "temp_tablespaces",
+        "listen_addresses",
+        "unix_socket_directories",
+        "debug_io_direct",
+        "synchronized_standby_slots",
+        "createrole_self_grant",
+    ];
+    let name_text = name.split('.').map(crate::sql::quote_identifier).collect::<Vec<_>>().join(".");
+    let value_text = if LISTS.contains(&name) && !value.is_empty() {
+        let parts = value.split(',').map(|part| part.trim().trim_matches('"'));
+        parts.map(crate::sql::quote_literal).collect::<Vec<_>>().join(", ")
+    } else {
+        crate::sql::quote_literal(value)
+    };
+    format!("alter system set {name_text} = {value_text}")
+}
+
+/// The text of a policy with another `major`, and another `image` where it names one; everything else stays as it is.
+pub fn policy_with(text: &str, major: PgMajor, image: Option<&str>) -> String {
+    let mut in_cluster = false;
+    let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        if trimmed.starts_with('[') {
+            in_cluster = trimmed.starts_with("[cluster]");
+        }
+        let key = trimmed.split('=').next().unwrap_or_default().trim();
+        let value = match (in_cluster && trimmed.contains('='), key, image) {
+            (true, "major", _) => Some(quoted(&major.to_string())),
+            (true, "image", Some(image)) => Some(quoted(image)),
+            _ => None,
+        };
+        match value {
+            Some(value) => {
+                let indent = &line[..line.len() - trimmed.len()];
+                let comment = trimmed.find(" #").map(|at| &trimmed[at..]).unwrap_or_default();
+                lines.push(format!("{indent}{key} = {value}{comment}"));
+            }
+            None => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + if text.ends_with('\n') { "\n" } else { "" }
+}
+
+#[cfg(test)]
+mod tests;

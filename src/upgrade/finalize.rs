@@ -1,0 +1,65 @@
+//! Lets go of the old server, once a backup of the new one is there.
+
+use jiff::Timestamp;
+
+use super::Upgraded;
+use super::journal::Phase;
+use super::record::{Recorded, require_last};
+use crate::cluster::VolumeName;
+use crate::control::{ControlPlane, OperationError, failed};
+use crate::exit::Exit;
+use crate::policy::Policy;
+use crate::state::Operation;
+
+/// Removes the old server for good.
+pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgraded, OperationError> {
+    let what = format!("finalize of the upgrade of cluster \"{}\" did not begin", policy.name);
+    let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
+    let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
+    let ended = async {
+        let last = require_last(control, &policy.name)?;
+        if last.phase == Phase::Finalized {
+            return Ok(Upgraded { recorded: last, warnings: vec![] });
+        }
+        if last.phase != Phase::Upgraded {
+            return Err(OperationError::new(
+                Exit::Refused,
+                format!("{what}: it is {}, so there is no old server to remove", last.phase.as_str()),
+            )
+            .safe("nothing was touched"));
+        }
+        check_backed_up(control, policy, &last, &what)?;
+        let plan = &last.plan;
+        for (name, id) in
+            [(&plan.kept_container, &plan.old_container_id), (&plan.kept_data_container, &plan.old_data_container_id)]
+        {
+            if let Some(found) = engine.container(name.as_str()).await.map_err(failed(&what))?
+                && found.id == *id
+            {
+                engine.remove_container(&found.id).await.map_err(failed(&what))?;
+            }
+        }
+        // A folder of the host that was mounted instead of a volume is not ours to delete.
+        if let Ok(volume) = VolumeName::new(plan.old_volume.clone()) {
+            engine.remove_volume(&volume).await.map_err(failed(&what))?;
+        }
+        control.state.upgrade_phase(&last.id, Phase::Finalized.as_str(), Timestamp::now()).map_err(failed(&what))?;
+        Ok(Upgraded { recorded: require_last(control, &policy.name)?, warnings: vec![] })
+    }
+    .await;
+    run.end(ended, |_| (Exit::Ok, "finalized".to_owned(), None)).await
+}
+
+/// The old data go only when a backup of the new server is there.
+fn check_backed_up(control: &ControlPlane, policy: &Policy, last: &Recorded, what: &str) -> Result<(), OperationError> {
+    let holdings = control.repositories_of(policy, None)?.holdings(control, policy)?;
+    let of_new = |commit: &crate::backup_set::Commit| {
+        commit.lineage.major == last.plan.to && Some(commit.lineage.system_identifier) == last.report.system_identifier
+    };
+    if holdings.sets.iter().any(|held| of_new(&held.commit)) {
+        return Ok(());
+    }
+    Err(OperationError::new(Exit::Refused, format!("{what}: no repository has a backup of the new server"))
+        .safe("nothing was touched: the old server is kept")
+        .next(format!("take one: pglife backup {}", policy.name)))
+}

@@ -1,0 +1,249 @@
+//! Looks at a cluster before its upgrade: makes the plan, and finds everything that stands in the way. Nothing is changed.
+
+use std::path::PathBuf;
+
+use super::carried;
+use super::plan::{self, PinnedImage, Trial, UpgradePlan};
+use super::preflight::{self, Finding, Severity};
+use super::record::check_journal;
+use crate::backup;
+use crate::cluster::{ClusterName, PgMajor, VolumeName};
+use crate::control::{ControlPlane, OperationError, Run, close_worker, failed};
+use crate::docker::Engine;
+use crate::exit::Exit;
+use crate::policy::{Layout, Login, Managed, Policy};
+use crate::postgres::survey::Survey;
+use crate::provision;
+use crate::state::Operation;
+use crate::worker::{Event, Request};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct UpgradeRequest {
+    /// The major to move to.
+    pub to: PgMajor,
+    /// An image other than the major's usual one.
+    pub image: Option<String>,
+    /// The file with a key, where backups are encrypted and it is not the configured one.
+    pub identity: Option<PathBuf>,
+}
+
+/// An upgrade that was looked at, and could begin where nothing blocks it.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// What would be done.
+    pub plan: UpgradePlan,
+    /// What matters.
+    pub findings: Vec<Finding>,
+    /// Where the key of encrypted backups is.
+    pub(super) identity: Option<PathBuf>,
+}
+
+fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationError> {
+    match (&policy.layout, &policy.login) {
+        (Layout::Managed(managed), Login::Socket { .. }) => Ok(managed),
+        (Layout::Managed(_), Login::Tcp { .. }) => Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: its policy logs in by TCP, and a new server has no password yet"),
+        )
+        .next("take `password_file` out of the policy: pglife's own images let it in by the socket")),
+        (Layout::Adopted(_), _) => Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: it is adopted, and this version upgrades only clusters that pglife made"),
+        )
+        .next(format!(
+            "restore a backup of it into a new cluster: pglife restore {} --into NAME --major N",
+            policy.name
+        ))),
+    }
+    .map_err(|error| error.safe("nothing was touched"))
+}
+
+/// Looks at everything and makes the plan; nothing is changed.
+pub async fn prepare(
+    control: &ControlPlane,
+    policy: &Policy,
+    request: &UpgradeRequest,
+) -> Result<Prepared, OperationError> {
+    let what = format!("upgrade of cluster \"{}\" did not begin", policy.name);
+    let layout = managed(policy, &what)?;
+    if request.to <= policy.major {
+        return Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: it has PostgreSQL {}, and {} is not newer", policy.major, request.to),
+        )
+        .safe("nothing was touched"));
+    }
+    check_journal(control, policy, &what)?;
+    control.repositories_of(policy, None)?.writable(policy, &what)?;
+    if let Some(encryption) = &control.configuration.settings.encryption {
+        let keys = control.keys(request.identity.as_deref())?;
+        if keys.is_none() {
+            return Err(OperationError::new(
+                Exit::Credentials,
+                format!("{what}: backups are encrypted, and the data goes through one"),
+            )
+            .safe("nothing was touched")
+            .next(control.ask_for_key(&encryption.recipients, request.identity.as_deref(), None)));
+        }
+    }
+    let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
+    let run = control.begin(Operation::Look, &policy.name, &engine).await?;
+    let prepared = look(control, &run, &engine, policy, layout, request, &what).await;
+    run.end(prepared, |_| (Exit::Ok, format!("plan of an upgrade to {}", request.to), None)).await
+}
+
+async fn look(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    engine: &Engine,
+    policy: &Policy,
+    layout: &Managed,
+    request: &UpgradeRequest,
+    what: &str,
+) -> Result<Prepared, OperationError> {
+    let container = backup::running_container(engine, policy, what).await?;
+    let data = engine.require_container(&layout.data_container).await.map_err(failed(what))?;
+    let old_image = engine.require_image(&container.image_id).await.map_err(failed(what))?;
+    let reference = request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to));
+    let new_image = engine.require_image(&reference).await.map_err(failed(what))?;
+    let major = new_image.labels.get("pglife.major").map(String::as_str);
+    if !new_image.is_ours() || major != Some(request.to.to_string().as_str()) {
+        return Err(OperationError::new(
+            Exit::Refused,
+            format!("{what}: {reference} is not made from pglife's image of PostgreSQL {}", request.to),
+        )
+        .safe("nothing was touched")
+        .next("name an image built from docker/postgres/Dockerfile (see docs/images.md)"));
+    }
+    let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
+    let mut findings = preflight::findings(&profile, &survey, request.to);
+    let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
+    let suffix = |name: &str| format!("{name}-pg{}", profile.major);
+    let plan = UpgradePlan {
+        version: plan::PLAN_VERSION,
+        cluster: policy.name.clone(),
+        host: policy.host.clone(),
+        method: "dump".to_owned(),
+        from: profile.major,
+        to: request.to,
+        old_image: PinnedImage { name: container.image.clone(), id: container.image_id.clone() },
+        new_image: PinnedImage { name: reference, id: new_image.id.clone() },
+        kept_container: suffix(policy.container.as_str()).parse().expect("a suffix fits"),
+        kept_data_container: suffix(layout.data_container.as_str()).parse().expect("a suffix fits"),
+        container: policy.container.clone(),
+        data_container: layout.data_container.clone(),
+        old_container_id: container.id.clone(),
+        old_data_container_id: data.id.clone(),
+        new_volume: VolumeName::new(format!("pglife-{}-data-pg{}", policy.name, request.to)).expect("it fits"),
+        shared: data
+            .mounts
+            .iter()
+            .filter(|mount| mount.destination != "/data")
+            .map(|mount| (mount.source.clone(), mount.destination.clone()))
+            .collect(),
+        old_volume,
+        restart: engine.restart_policy(&container.id).await.map_err(failed(what))?,
+        bootstrap_role: profile.bootstrap_role.clone(),
+        system_identifier: profile.system_identifier,
+        wal_segment_bytes: profile.wal_segment_bytes,
+        bytes: profile.databases.iter().map(|database| database.bytes).sum(),
+        databases: profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect(),
+        policy_image: (layout.image.as_str() != format!("pglife/postgres:{}", policy.major))
+            .then(|| request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to)))
+            .or_else(|| request.image.clone()),
+    };
+    findings.extend(names_taken(engine, &plan, what).await?);
+    findings.extend(policy_stays_readable(control, policy, &plan)?);
+    findings.sort_by_key(|finding| finding.severity);
+    Ok(Prepared { plan, findings, identity: request.identity.clone() })
+}
+
+async fn names_taken(engine: &Engine, plan: &UpgradePlan, what: &str) -> Result<Vec<Finding>, OperationError> {
+    let mut findings = Vec::new();
+    let trials = Trial::ALL.map(|trial| plan.trial(trial));
+    for name in [&plan.kept_container, &plan.kept_data_container].into_iter().chain(&trials) {
+        if engine.container(name.as_str()).await.map_err(failed(what))?.is_some() {
+            findings.push(Finding::blocks(
+                format!("there is a container \"{name}\", whose name the upgrade needs"),
+                format!("look at what it is (docker inspect {name}); rename or remove it"),
+            ));
+        }
+    }
+    if engine.volume(&plan.new_volume).await.map_err(failed(what))?.is_some() {
+        findings.push(Finding::blocks(
+            format!("there is a volume \"{}\", whose name the upgrade needs", plan.new_volume),
+            format!("if nothing needs it any more: docker volume rm {}", plan.new_volume),
+        ));
+    }
+    Ok(findings)
+}
+
+/// The policy is changed at the end; that it can be is known at the beginning.
+fn policy_stays_readable(
+    control: &ControlPlane,
+    policy: &Policy,
+    plan: &UpgradePlan,
+) -> Result<Vec<Finding>, OperationError> {
+    let configuration = &control.configuration;
+    let text = configuration.policy_text(&policy.name).map_err(failed("the policy cannot be read"))?;
+    let changed = carried::policy_with(&text, plan.to, plan.policy_image.as_deref());
+    let fits = configuration.check_policy(&policy.name, &changed).is_ok_and(|changed| {
+        let Layout::Managed(layout) = &changed.layout else { return false };
+        changed.major == plan.to && layout.image.as_str() == plan.new_image.name
+    });
+    if fits {
+        return Ok(vec![]);
+    }
+    Ok(vec![Finding::blocks(
+        format!(
+            "pglife cannot write `major` and `image` into {} by itself",
+            configuration.policy_path(&policy.name).display()
+        ),
+        format!(
+            "write them in the section [cluster], one a line; an image other than pglife/postgres:{} needs --image",
+            plan.to
+        ),
+    )])
+}
+
+pub(super) async fn survey_of(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    engine: &Engine,
+    policy: &Policy,
+    container: &crate::docker::Container,
+    image: &crate::docker::Image,
+    what: &str,
+) -> Result<(crate::backup_set::ServerProfile, Survey), OperationError> {
+    let (mut session, profile) =
+        provision::await_server(control, run, policy, engine, container, image, vec![], what, 10, Some(policy.major))
+            .await?;
+    let (login, _) = control.login(policy, container)?;
+    let mut survey = None;
+    let asked = session
+        .request(&Request::Survey { login }, &control.cancel, |event| {
+            if let Event::Surveyed(found) = event {
+                survey = Some(*found);
+            }
+        })
+        .await;
+    close_worker(session).await;
+    asked.map_err(failed(what))?;
+    let survey =
+        survey.ok_or_else(|| OperationError::new(Exit::Failed, format!("{what}: the worker did not survey")))?;
+    Ok((profile, survey))
+}
+
+/// Refuses where something blocks.
+pub(super) fn check_findings(findings: &[Finding], what: &str, cluster: &ClusterName) -> Result<(), OperationError> {
+    let blocking: Vec<&Finding> = findings.iter().filter(|finding| finding.severity == Severity::Blocks).collect();
+    if blocking.is_empty() {
+        return Ok(());
+    }
+    let list =
+        blocking.iter().map(|one| format!("\n  - {}\n      {}", one.what, one.remedy)).collect::<Vec<_>>().concat();
+    Err(OperationError::new(Exit::Refused, format!("{what}: {} things stand in its way:{list}", blocking.len()))
+        .safe("nothing was touched")
+        .next(format!("mend them, then look again: pglife upgrade {cluster} --to MAJOR --plan")))
+}

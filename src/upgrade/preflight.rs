@@ -1,0 +1,207 @@
+//! What stands in the way of an upgrade, or should be known, all of it at once and each with its remedy. Pure.
+
+use serde::Serialize;
+
+use crate::backup_set::ServerProfile;
+use crate::cluster::PgMajor;
+use crate::docker::container::is_below;
+use crate::postgres::survey::{FileSetting, Survey};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The upgrade does not begin.
+    Blocks,
+    /// The operator should read it.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+/// Something about the cluster that matters to an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Finding {
+    fn new(severity: Severity, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity, what: what.into(), remedy: remedy.into() }
+    }
+
+    /// One that stops the upgrade before it begins.
+    pub fn blocks(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(Severity::Blocks, what, remedy)
+    }
+}
+
+/// Settings that a major removed (the release notes, "Migration to Version …"), with what to do about them.
+const REMOVED: [(u16, &str, &str); 15] = [
+    (14, "operator_precedence_warning", "remove it"),
+    (14, "vacuum_cleanup_index_scale_factor", "remove it"),
+    (15, "stats_temp_directory", "remove it"),
+    (16, "force_parallel_mode", "write debug_parallel_query instead, or remove it"),
+    (16, "promote_trigger_file", "remove it; pg_promote() does that"),
+    (16, "vacuum_defer_cleanup_age", "remove it"),
+    (16, "lc_collate", "remove it"),
+    (16, "lc_ctype", "remove it"),
+    (17, "db_user_namespace", "remove it"),
+    (17, "old_snapshot_threshold", "remove it"),
+    (17, "trace_recovery_messages", "remove it"),
+    (13, "wal_keep_segments", "write wal_keep_size instead"),
+    (12, "default_with_oids", "remove it"),
+    (11, "replacement_sort_tuples", "remove it"),
+    (10, "min_parallel_relation_size", "write min_parallel_table_scan_size instead"),
+];
+
+/// Settings that initdb itself writes into `postgresql.conf`; the new one has its own.
+const OF_INITDB: [&str; 13] = [
+    "max_connections",
+    "shared_buffers",
+    "dynamic_shared_memory_type",
+    "max_wal_size",
+    "min_wal_size",
+    "log_timezone",
+    "datestyle",
+    "timezone",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "default_text_search_config",
+];
+
+fn removed(name: &str, from: PgMajor, to: PgMajor) -> Option<&'static str> {
+    let gone_in = |first: u16| !from.is_at_least(first) && to.is_at_least(first);
+    let found = REMOVED.iter().find(|(first, setting, _)| gone_in(*first) && setting.eq_ignore_ascii_case(name));
+    found.map(|(_, _, remedy)| *remedy)
+}
+
+/// What stands in the way, or should be known, of the server that told `profile` and `survey`.
+pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Finding> {
+    let from = profile.major;
+    let mut found = Vec::new();
+    let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
+    if survey.in_recovery {
+        blocks("the server is a standby".to_owned(), "upgrade the primary; make the standby anew from it");
+    }
+    for name in &survey.prepared {
+        blocks(
+            format!("prepared transaction {name}: it would be lost"),
+            "finish it: COMMIT PREPARED or ROLLBACK PREPARED in that database",
+        );
+    }
+    for name in &survey.subscriptions {
+        blocks(
+            format!("subscription {name} is enabled: it would apply changes to two servers"),
+            "ALTER SUBSCRIPTION … DISABLE; after the upgrade make it anew",
+        );
+    }
+    for database in &profile.databases {
+        if database.name.as_str() != "template0" && !database.connectable {
+            blocks(
+                format!("database \"{}\" refuses connections: nobody can dump it", database.name),
+                "ALTER DATABASE … ALLOW_CONNECTIONS true; one that was half dropped: DROP DATABASE …",
+            );
+        }
+    }
+    for space in &profile.tablespaces {
+        if !is_below(&space.location, "/data") {
+            blocks(
+                format!("tablespace \"{}\" lies in {}, outside the data volume", space.name, space.location),
+                "move its tables into another tablespace and drop it",
+            );
+        }
+    }
+    for setting in &survey.settings {
+        if let Some(error) = &setting.error {
+            blocks(
+                format!("{} has a mistake at {}: {error}", setting.file, setting.name),
+                "mend that file, then reload",
+            );
+        }
+        if let Some(remedy) = removed(&setting.name, from, to) {
+            let (name, file) = (&setting.name, &setting.file);
+            blocks(format!("setting {name} in {file} is unknown to PostgreSQL {to}"), remedy);
+        }
+        if is_own_change(setting, survey) {
+            blocks(
+                format!(
+                    "{} was set to '{}' in {}, which is not carried: the new data directory has a new one",
+                    setting.name, setting.value, setting.file
+                ),
+                "write it into a *.conf file in /config, or ALTER SYSTEM SET it, and take it out of that file",
+            );
+        }
+    }
+    for (whose, setting) in &survey.role_settings {
+        let name = setting.split('=').next().unwrap_or_default();
+        if let Some(remedy) = removed(name, from, to) {
+            blocks(
+                format!("setting {name} of {whose} is unknown to PostgreSQL {to}; it would stop the restore"),
+                &format!("{remedy}: ALTER ROLE or ALTER DATABASE … RESET {name}"),
+            );
+        }
+    }
+    for name in &survey.access_files {
+        if !is_below(name, &survey.data_directory) && !is_below(name, "/config") {
+            blocks(
+                format!("{name} lies outside the data directory and /config, where the new container has nothing"),
+                "move it into /config",
+            );
+        }
+    }
+    let bytes: u64 = profile.databases.iter().map(|database| database.bytes).sum();
+    let needed = bytes + bytes / 10 + (256 << 20);
+    if survey.free_bytes < needed {
+        blocks(
+            format!(
+                "the host's disk for volumes has {} MB free; a second copy of the data needs {} MB",
+                survey.free_bytes >> 20,
+                needed >> 20
+            ),
+            "free space on it, or enlarge it",
+        );
+    }
+    for name in &survey.slots {
+        found.push(Finding::new(
+            Severity::Warning,
+            format!("replication slot {name} is not carried"),
+            "make it anew afterwards; what consumes it must begin again",
+        ));
+    }
+    for name in &survey.receivers {
+        found.push(Finding::new(
+            Severity::Warning,
+            format!("standby or receiver {name} cannot follow the new server"),
+            "make it anew from the new server",
+        ));
+    }
+    if !profile.data_checksums && to.is_at_least(18) {
+        found.push(Finding::new(
+            Severity::Note,
+            "the new server will have data checksums, which the old one has not",
+            "nothing: they are the default since 18",
+        ));
+    }
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// True for a line of the data directory's own `postgresql.conf` that somebody wrote there by hand.
+fn is_own_change(setting: &FileSetting, survey: &Survey) -> bool {
+    let in_data = is_below(&setting.file, &survey.data_directory);
+    let automatic = setting.file.ends_with("/postgresql.auto.conf");
+    let name = setting.name.to_ascii_lowercase();
+    let of_initdb = OF_INITDB.contains(&name.as_str()) && (name != "max_connections" || setting.value == "100");
+    in_data && !automatic && !of_initdb
+}
+
+#[cfg(test)]
+mod tests;
