@@ -34,6 +34,7 @@ pub mod retention;
 mod sample;
 pub mod schedule;
 mod selection;
+mod upgrade;
 
 pub(crate) use duration::HELP as DURATION_HELP;
 pub use duration::{Duration, DurationError};
@@ -43,6 +44,7 @@ pub use retention::Retention;
 pub use sample::{Sample, SampleError};
 pub use schedule::{OnMissed, Schedule, Zone};
 pub use selection::{DatabaseSelection, DatabaseSelectionError};
+pub use upgrade::{UpgradeMethod, UpgradePolicy, Window};
 
 /// One cluster's policy.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +79,8 @@ pub struct Policy {
     pub drill_freshness: Option<freshness::Limits>,
     /// What share of the backups the daemon verifies, and when; `None`: none.
     pub verify: Option<VerifyPolicy>,
+    /// What must hold before an upgrade.
+    pub upgrade: UpgradePolicy,
 }
 
 /// Which share of the backups is verified, and when.

@@ -8,6 +8,7 @@ pub mod control_data;
 pub mod facts;
 pub mod hot_backup;
 pub mod inspect;
+pub mod installation;
 pub mod survey;
 pub mod tools;
 

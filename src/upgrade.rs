@@ -11,8 +11,10 @@
 //! a resume goes back, after it forward; both by [`journal::next`], which looks at the world and not at what was intended.
 
 mod carried;
+mod content;
 mod drive;
 mod finalize;
+mod gate;
 pub mod journal;
 mod look;
 pub mod plan;
@@ -20,6 +22,7 @@ pub mod preflight;
 mod record;
 mod rollback;
 mod transfer;
+mod writes;
 
 use jiff::Timestamp;
 
@@ -57,7 +60,10 @@ pub async fn upgrade(
 ) -> Result<Upgraded, OperationError> {
     let plan = &prepared.plan;
     let what = format!("upgrade of cluster \"{}\" to PostgreSQL {}", policy.name, plan.to);
-    check_findings(&prepared.findings, &format!("{what} did not begin"), &policy.name)?;
+    let begins = format!("{what} did not begin");
+    check_findings(&prepared.findings, &begins, &policy.name)?;
+    gate::check_window(&policy.upgrade, prepared.outside_window, Timestamp::now(), &begins)?;
+    let report = gate::pass(control, policy, prepared, &begins, progress).await?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
     let ended = async {
@@ -70,8 +76,8 @@ pub async fn upgrade(
             .begin_upgrade(&id, &policy.name, Phase::Open.as_str(), &text, Timestamp::now())
             .map_err(failed(&what))?;
         let mut scene = Scene::new(control, &run, &engine, policy, plan, id, progress);
-        let identity = prepared.identity.as_deref();
-        match transfer::until_commit(&mut scene, identity).await {
+        scene.report = report;
+        match transfer::until_commit(&mut scene, prepared).await {
             Ok(()) => finish(&mut scene).await,
             Err(error) => Err(undo_after(&mut scene, error).await),
         }
@@ -97,7 +103,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         OperationError {
             exit: Exit::UpgradeNeedsOperator,
             next: Some(format!(
-                "see to what is said above, then: pglife upgrade resume {cluster}; or go back: pglife upgrade rollback {cluster} --accept-data-loss"
+                "see to what is said above, then: pglife upgrade resume {cluster}; or go back: pglife upgrade rollback {cluster}"
             )),
             ..error
         }
@@ -147,6 +153,7 @@ async fn undo_after(scene: &mut Scene<'_>, error: OperationError) -> OperationEr
 async fn go_back(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     scene.phase(Phase::Undoing)?;
     scene.drive(Goal::AsBefore).await?;
+    content::forget(scene.control, &scene.id);
     scene.phase(Phase::AsBefore)
 }
 

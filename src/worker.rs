@@ -83,6 +83,23 @@ pub enum Request {
         /// How to log in.
         login: Login,
     },
+    /// Say what the image has of PostgreSQL beside the server.
+    LookAtImage {
+        /// The major in it.
+        major: PgMajor,
+    },
+    /// Say what the control file of a data directory says.
+    ReadControlFile {
+        /// The major that wrote it.
+        major: PgMajor,
+        /// The data directory, where the worker sees it.
+        pgdata: String,
+    },
+    /// Say how far the server's transactions are.
+    CountTransactions {
+        /// How to log in.
+        login: Login,
+    },
     /// Take the facts of a server on which nobody works.
     TakeFacts(TakeFactsJob),
     /// Carry into a new server what no dump holds.
@@ -412,7 +429,18 @@ pub enum Event {
     },
     /// The answer to [`Request::Survey`].
     Surveyed(Box<crate::postgres::survey::Survey>),
-    /// The answer to [`Request::Facts`].
+    /// The answer to [`Request::LookAtImage`].
+    Image(Box<crate::postgres::installation::Installation>),
+    /// The answer to [`Request::ReadControlFile`].
+    ControlFile(crate::postgres::control_data::ControlData),
+    /// The answer to [`Request::CountTransactions`].
+    Transactions {
+        /// The id after that of the last one that ended, with its epoch in the upper half.
+        next: u64,
+        /// Whether older ones that write still go on.
+        writing: bool,
+    },
+    /// The answer to [`Request::TakeFacts`].
     FactsTaken(Box<crate::facts::Facts>),
     /// Something was checked.
     Checked(Check),

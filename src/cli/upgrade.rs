@@ -30,6 +30,12 @@ pub(super) struct Args {
     /// The file with the key of encrypted backups, instead of the configured one
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// Restore the newest backup into the new major first, in a throwaway server, and compare
+    #[arg(long)]
+    rehearse: bool,
+    /// Begin outside the window of the policy
+    #[arg(long)]
+    outside_window: bool,
     /// Look at everything and show what would be done; nothing is changed
     #[arg(long, visible_alias = "dry-run")]
     plan: bool,
@@ -63,7 +69,7 @@ struct Which {
 struct Rollback {
     /// The cluster; not needed when there is only one
     cluster: Option<ClusterName>,
-    /// Go back even though clients may have written to the new server; it is backed up before
+    /// Go back even though clients wrote to the new server; it is backed up before, or its volume stays
     #[arg(long)]
     accept_data_loss: bool,
 }
@@ -114,7 +120,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         (Some(Command::Rollback(args)), _) => rollback(&args, context).await,
         (Some(Command::Finalize(args)), _) => finalize(&args, context).await,
         (None, Some(to)) => {
-            let request = UpgradeRequest { to, image: args.image, identity: args.identity };
+            let request = UpgradeRequest {
+                to,
+                image: args.image,
+                identity: args.identity,
+                rehearse: args.rehearse,
+                outside_window: args.outside_window,
+            };
             begin(args.cluster.as_ref(), request, (args.plan, args.exit_code, args.yes), context).await
         }
         (None, None) => Err(Failure::message(Exit::Usage, "--to MAJOR is missing")),
@@ -155,9 +167,11 @@ async fn begin(
     Ok(upgrade::exit_of(&done))
 }
 
-fn steps(plan: &UpgradePlan) -> Vec<String> {
+fn steps(prepared: &Prepared) -> Vec<String> {
+    let plan = &prepared.plan;
     let (container, data) = (&plan.container, &plan.data_container);
-    vec![
+    let mut steps = prepared.before.clone();
+    steps.extend([
         format!("stop container {container}; from here on nobody is served"),
         format!(
             "start the same server in {}, which nobody knows; count and hash every row",
@@ -180,11 +194,12 @@ fn steps(plan: &UpgradePlan) -> Vec<String> {
         ),
         format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
         "write the new major into the policy; take the first backup".to_owned(),
-    ]
+    ]);
+    steps
 }
 
 fn show_plan(prepared: &Prepared, blocked: bool, context: &Context) -> Result<(), Failure> {
-    let steps = steps(&prepared.plan);
+    let steps = steps(prepared);
     let item = PlanItem { blocked, findings: &prepared.findings, steps: &steps, plan: &prepared.plan };
     context.output.items("UpgradePlan", &[item], |_| {
         let mut table = output::table(&["", "WHAT", "WHAT TO DO"]);
@@ -267,7 +282,12 @@ fn tell_of(recorded: &Recorded, context: &Context) {
         ),
         Phase::AsBefore => {
             let why = recorded.report.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            format!("cluster \"{cluster}\" has PostgreSQL {} as before{why}", plan.from)
+            let kept = if recorded.report.keep_new_volume {
+                format!("; what was written to the new server is in volume {}, which stays", plan.new_volume)
+            } else {
+                String::new()
+            };
+            format!("cluster \"{cluster}\" has PostgreSQL {} as before{why}{kept}", plan.from)
         }
         Phase::Finalized => format!("PostgreSQL {} serves; the old server was removed", plan.to),
         Phase::Open | Phase::Undoing | Phase::Committed => format!(
@@ -315,7 +335,7 @@ async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
     let done = done?;
     show(&[(&done.recorded, &done.warnings)], context)?;
     tell(&done, context);
-    Ok(Exit::Ok)
+    Ok(if done.recorded.report.keep_new_volume { Exit::Warnings } else { Exit::Ok })
 }
 
 async fn finalize(args: &Finalize, context: &Context) -> Result<Exit, Failure> {

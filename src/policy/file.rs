@@ -11,6 +11,7 @@ use super::schedule::{self, CronExpression, OnMissed, PUNCTUAL, Schedule, Zone};
 use super::{
     Adopted, Assertion, DURATION_HELP, DatabaseSelection, DrillPolicy, DumpPolicy, Duration, ImageName, Layout, Login,
     Managed, Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention,
+    upgrade,
 };
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
@@ -48,7 +49,6 @@ pub struct Claim {
 pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings) -> Reading {
     let mut claims = Vec::new();
     let outcome = document::read(file, text, |root| {
-        root.unsupported("upgrade", "this version has no upgrades: remove the section");
         root.unsupported("dependents", "this version leaves other containers alone: remove the section");
         let reader = Reader { cluster, settings };
         let server = root.section("cluster", |table| reader.server(table, &mut claims));
@@ -61,6 +61,10 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
         let retention = root.optional("retention", read_retention);
         let drill = root.section("drill", read_drill);
         let verify = root.optional("verify", |table| reader.verify(table, &dump));
+        let upgrade = root.section("upgrade", |table| {
+            let zone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
+            upgrade::read(table, zone.unwrap_or(Zone::UTC))
+        });
         let (dump_freshness, volume_freshness, drill_freshness) = root.section("freshness", |table| {
             let limits = |kind: &str, schedule: Option<&Schedule>| {
                 table.optional(kind, |limits| read_limits(limits, schedule)).flatten()
@@ -88,6 +92,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             volume_freshness,
             drill_freshness,
             verify,
+            upgrade,
         })
     });
     let policy = outcome.value.flatten().filter(|_| outcome.problems.is_empty());

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::schedule::{OnMissed, Schedule};
-use super::{DrillPolicy, Layout, Login, Policy, VolumePolicy, freshness};
+use super::{DrillPolicy, Layout, Login, Policy, UpgradePolicy, VolumePolicy, freshness};
 
 /// The policy of one cluster of pglife: `policies/<cluster>.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -33,6 +33,48 @@ pub struct PolicyFile {
     /// Backups that the daemon reads and compares with what was written. Without this section it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySection>,
+    /// What must hold before an upgrade, and when one may begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeSection>,
+}
+
+/// What must hold before `pglife upgrade`, and when it may begin.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeSection {
+    /// How the data go over: `dump`, through a backup. Default: `dump`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^dump$"))]
+    pub method: Option<String>,
+    /// A backup not older than this must be proven; where none is, one is taken and drilled first. Default: none is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub require_proven: Option<String>,
+    /// Whether the newest backup is restored into the new major first, beside the running cluster. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rehearse: Option<bool>,
+    /// When upgrades may begin. Default: always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowForm>,
+    /// The IANA time zone the window is read in. Default: that of the dumps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// How long the old server is kept: `finalize` refuses before. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION))]
+    pub keep_old: Option<String>,
+}
+
+/// Hours of a day; past midnight where it ends before it starts.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WindowForm {
+    /// Its beginning: "22:00".
+    #[schemars(regex(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub start: String,
+    /// Its end, which is no part of it: "05:00".
+    #[schemars(regex(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub end: String,
 }
 
 /// Which share of the backups is verified, and when.
@@ -396,6 +438,7 @@ impl From<&Policy> for PolicyFile {
                     sample: Some(verify.sample.to_string()),
                 })
             }),
+            upgrade: Some(UpgradeSection::from(&policy.upgrade)),
         }
     }
 }
@@ -413,6 +456,19 @@ impl From<&VolumePolicy> for VolumeSection {
             volumes: Some(volume.volumes.iter().map(|volume| volume.path().to_owned()).collect()),
             codec: Some(volume.codec.to_string()),
             rate_limit: volume.rate_limit.map(|rate| rate.to_string()),
+        }
+    }
+}
+
+impl From<&UpgradePolicy> for UpgradeSection {
+    fn from(upgrade: &UpgradePolicy) -> Self {
+        Self {
+            method: Some(upgrade.method.as_str().to_owned()),
+            require_proven: upgrade.require_proven.map(|age| age.to_string()),
+            rehearse: Some(upgrade.rehearse),
+            window: upgrade.window.map(|window| WindowForm { start: window.start(), end: window.end() }),
+            timezone: Some(upgrade.timezone.to_string()),
+            keep_old: upgrade.keep_old.map(|time| time.to_string()),
         }
     }
 }

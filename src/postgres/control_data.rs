@@ -1,9 +1,11 @@
 //! What `pg_controldata` prints about a data directory.
 
+use serde::{Deserialize, Serialize};
+
 use super::hot_backup::Lsn;
 
-/// The parts of a control file that a copy of a stopped server needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The parts of a control file that say how far a stopped server came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlData {
     /// The server's identifier.
     pub system_identifier: u64,
@@ -15,6 +17,8 @@ pub struct ControlData {
     pub redo: Lsn,
     /// The timeline of both.
     pub timeline: u32,
+    /// The transaction id that is given out next, with its epoch in the upper half.
+    pub next_transaction: u64,
 }
 
 /// The tool's output is not what it should be.
@@ -24,6 +28,14 @@ pub struct ControlDataError(&'static str);
 
 fn read<T: std::str::FromStr>(name: &'static str, text: &str) -> Result<T, ControlDataError> {
     text.parse().map_err(|_| ControlDataError(name))
+}
+
+const NEXT_TRANSACTION: &str = "Latest checkpoint's NextXID";
+
+/// `epoch:id`, or `epoch/id` before 9.6.
+fn next_transaction(text: &str) -> Result<u64, ControlDataError> {
+    let (epoch, id) = text.split_once([':', '/']).ok_or(ControlDataError(NEXT_TRANSACTION))?;
+    Ok((read::<u64>(NEXT_TRANSACTION, epoch)? << 32) | read::<u64>(NEXT_TRANSACTION, id)?)
 }
 
 impl ControlData {
@@ -41,6 +53,7 @@ impl ControlData {
             checkpoint: read(checkpoint, find(checkpoint)?)?,
             redo: read(redo, find(redo)?)?,
             timeline: read(timeline, find(timeline)?)?,
+            next_transaction: next_transaction(find(NEXT_TRANSACTION)?)?,
         })
     }
 
@@ -65,6 +78,7 @@ Latest checkpoint's REDO location:    0/1D000028
 Latest checkpoint's REDO WAL file:    00000001000000000000001D
 Latest checkpoint's TimeLineID:       1
 Latest checkpoint's PrevTimeLineID:   1
+Latest checkpoint's NextXID:          2:746
 ";
 
     #[test]
@@ -73,6 +87,7 @@ Latest checkpoint's PrevTimeLineID:   1
         let at: Lsn = "0/1D000028".parse().expect("an LSN");
         assert_eq!((control.checkpoint, control.redo, control.timeline), (at, at, 1));
         assert_eq!(control.system_identifier, 7_576_543_210_987_654_321);
+        assert_eq!(control.next_transaction, (2 << 32) + 746);
         assert!(control.is_shut_down());
         for state in ["in production", "shut down in recovery", "shutting down"] {
             let other = ControlData::parse(&OUTPUT.replace("shut down", state)).expect("read");

@@ -19,7 +19,7 @@ use crate::cluster::PgMajor;
 use super::{PostgresError, words};
 
 /// A place in the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Lsn(pub u64);
 
 /// The text is not a place in the WAL.

@@ -146,7 +146,8 @@ async fn wal_segment_bytes(client: &Client) -> Result<u64, PostgresError> {
     Ok(row.get::<_, i64>(0).cast_unsigned())
 }
 
-async fn databases(client: &Client) -> Result<Vec<DatabaseProfile>, PostgresError> {
+/// Its databases, by name.
+pub async fn databases(client: &Client) -> Result<Vec<DatabaseProfile>, PostgresError> {
     // datconnlimit = -2 marks a database whose DROP was interrupted (since 15.4, 14.9, 13.12 …): nobody can connect.
     let rows = client
         .query(

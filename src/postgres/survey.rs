@@ -1,7 +1,13 @@
 //! What stands in the way of an upgrade, or has to be carried by hand, as the running server tells it.
 
+mod database;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
+
+use crate::cluster::DatabaseName;
 
 use super::{PostgresError, words};
 
@@ -28,6 +34,45 @@ pub struct Survey {
     pub role_settings: Vec<(String, String)>,
     /// `pg_hba.conf` and `pg_ident.conf`, as the server sees them.
     pub access_files: Vec<String>,
+    /// Libraries that the server or its sessions load: the setting that names them, and its value.
+    pub preloaded: Vec<(String, String)>,
+    /// Extensions, and the databases that have them.
+    pub extensions: BTreeMap<String, Vec<DatabaseName>>,
+    /// Libraries of functions that belong to no extension, and one such function.
+    pub libraries: BTreeMap<String, String>,
+    /// Locales of the operating system, and who needs each.
+    pub locales: BTreeMap<String, String>,
+    /// What a dump can say, and a later major does not understand.
+    pub outdated: Vec<Outdated>,
+}
+
+/// Something in a database that a later major does not take from a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outdated {
+    /// The kind.
+    pub kind: OutdatedKind,
+    /// Which one.
+    pub name: String,
+    /// The database.
+    pub database: DatabaseName,
+}
+
+/// Kinds of things that a later major does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutdatedKind {
+    /// An operator with a left operand only: gone in 14.
+    PostfixOperator,
+    /// An aggregate or operator over an array function whose arguments have another type since 14.
+    ArrayFunction,
+    /// A conversion by a function of the user's own, which gets another argument since 14.
+    Conversion,
+    /// A table with oids: gone in 12.
+    Oids,
+    /// A column of a type that is gone since 12.
+    Type,
+    /// A column that may be null though the parent's may not: a dump cannot say that.
+    NullableChild,
 }
 
 /// A line of a configuration file.
@@ -108,7 +153,42 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
             .collect(),
         role_settings: role_settings.iter().map(|row| (row.get(0), row.get(1))).collect(),
         access_files: vec![row.get(2), row.get(3)],
+        preloaded: preloaded(client).await?,
+        locales: database_locales(client).await?,
+        ..Survey::default()
     })
+}
+
+impl Survey {
+    /// Looks into `database`, behind `client`.
+    pub async fn look_into(&mut self, client: &Client, database: &DatabaseName) -> Result<(), PostgresError> {
+        database::look(client, database, self).await
+    }
+}
+
+async fn preloaded(client: &Client) -> Result<Vec<(String, String)>, PostgresError> {
+    let rows = client
+        .query(
+            "select name, setting from pg_catalog.pg_settings where setting <> '' and name in \
+             ('shared_preload_libraries', 'session_preload_libraries', 'local_preload_libraries', 'archive_library') \
+             order by name",
+            &[],
+        )
+        .await
+        .map_err(|error| failed("the libraries it loads", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+async fn database_locales(client: &Client) -> Result<BTreeMap<String, String>, PostgresError> {
+    let rows = client
+        .query(
+            "select unnest(array[datcollate, datctype])::text, min(datname::text) from pg_catalog.pg_database \
+             where datname <> 'template0' group by 1",
+            &[],
+        )
+        .await
+        .map_err(|error| failed("the locales of databases", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), format!("database \"{}\"", row.get::<_, String>(1)))).collect())
 }
 
 fn failed(what: &'static str, error: &tokio_postgres::Error) -> PostgresError {

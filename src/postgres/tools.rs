@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use crate::cluster::PgMajor;
 
+use super::control_data::ControlData;
 use super::{Login, PostgresError};
 
 /// Where the tools of one major are, and how its children log in.
@@ -60,6 +61,19 @@ impl Toolbox {
     /// What `tool --version` prints.
     pub fn version(&self, tool: &str) -> Option<String> {
         version_of(&self.folder.join(tool))
+    }
+
+    /// What the control file of the data directory `pgdata` says, whose server is of this major.
+    pub fn control_data(&self, pgdata: &Path) -> Result<ControlData, PostgresError> {
+        let tool = "pg_controldata";
+        let failed = |source| PostgresError::ToolNotRun { tool: tool.to_owned(), source };
+        let output = self.command(tool).arg(pgdata).stdout(Stdio::piped()).output().map_err(failed)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(failed(std::io::Error::other(said)));
+        }
+        ControlData::parse(&String::from_utf8_lossy(&output.stdout))
+            .map_err(|error| failed(std::io::Error::other(error)))
     }
 
     /// `tool` with the login in its environment (never the password: that is in a file) and nothing else of ours.

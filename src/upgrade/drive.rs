@@ -8,15 +8,18 @@ use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
 use super::plan::{Trial, UpgradePlan};
 use super::record::Report;
-use crate::cluster::ContainerName;
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
+use crate::cluster::{ContainerName, DatabaseName};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::twin::Blueprint;
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, DockerError, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{DatabaseSelection, Policy};
+use crate::postgres::control_data::ControlData;
 use crate::provision;
+use crate::worker::{Event, Request};
 
 /// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(600);
@@ -50,6 +53,11 @@ impl<'a> Scene<'a> {
     ) -> Self {
         let what = format!("upgrade of cluster \"{}\" to PostgreSQL {} failed", plan.cluster, plan.to);
         Self { control, run, engine, policy, plan, id, report: Report::default(), progress, what }
+    }
+
+    /// With other words for what failed.
+    pub(super) fn called(self, what: &str) -> Self {
+        Self { what: what.to_owned(), ..self }
     }
 
     pub(super) fn what(&self) -> &str {
@@ -107,6 +115,14 @@ impl<'a> Scene<'a> {
         policy
     }
 
+    /// The policy of the new server while nobody finds it, for a backup of what was written to it.
+    pub(super) fn fenced_policy(&self) -> Policy {
+        let mut policy = self.policy_of(self.plan.trial(Trial::Proof), true);
+        policy.dump.databases = DatabaseSelection::everything();
+        policy.dump.exclude_table_data = vec![];
+        policy
+    }
+
     /// The policy of the new server in its place.
     pub(super) fn new_policy(&self) -> Policy {
         self.policy_of(self.plan.container.clone(), true)
@@ -142,7 +158,8 @@ impl<'a> Scene<'a> {
             data,
             database_aside: matches!(aside, Seat::Old { .. }),
             data_aside: matches!(data_aside, Seat::Old { .. }),
-            new_volume: self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
+            new_volume: !self.report.keep_new_volume
+                && self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
             policy_is_new: as_new == text,
             restarts: old_is_there
                 && restarts(&self.engine.restart_policy(&plan.old_container_id).await.map_err(self.failed())?),
@@ -299,6 +316,30 @@ impl<'a> Scene<'a> {
         ))
     }
 
+    /// Whether a server answers in `container`, and which databases it has; no wait for one that is starting.
+    pub(super) async fn databases_now(
+        &self,
+        policy: &Policy,
+        container: &Container,
+        image: &Image,
+    ) -> Result<Vec<DatabaseName>, OperationError> {
+        let (session, profile) = provision::await_server(
+            self.control,
+            self.run,
+            policy,
+            self.engine,
+            container,
+            image,
+            vec![],
+            &self.what,
+            10,
+            Some(policy.major),
+        )
+        .await?;
+        close_worker(session).await;
+        Ok(profile.databases.into_iter().filter(|one| one.connectable).map(|one| one.name).collect())
+    }
+
     async fn answer(&self, policy: &Policy, container: &Container, image: &Image) -> Result<u64, OperationError> {
         let seconds = provision::RECOVERY_SECONDS;
         let (session, profile) = provision::await_server(
@@ -316,6 +357,52 @@ impl<'a> Scene<'a> {
         .await?;
         close_worker(session).await;
         Ok(profile.system_identifier)
+    }
+
+    /// What the control file in the new volume says; its server must not run.
+    pub(super) async fn control_file(&self) -> Result<ControlData, OperationError> {
+        let plan = self.plan;
+        let worker = WorkerPlan {
+            run: self.run.id.clone(),
+            cluster: plan.cluster.clone(),
+            image_id: plan.new_image.id.clone(),
+            mounts: vec![WorkerMount {
+                source: plan.new_volume.to_string(),
+                destination: "/data".to_owned(),
+                writable: false,
+            }],
+            network: WorkerNetwork::Nothing,
+        };
+        let mut session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
+        let request = Request::ReadControlFile { major: plan.to, pgdata: format!("/data/{}", plan.to) };
+        let mut found = None;
+        let asked = session
+            .request(&request, &self.control.cancel, |event| {
+                if let Event::ControlFile(control) = event {
+                    found = Some(control);
+                }
+            })
+            .await;
+        close_worker(session).await;
+        asked.map_err(failed(&self.what))?;
+        found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker told nothing", self.what)))
+    }
+
+    /// Has nobody served by the new server any more: stops it in its place, and removes what works beside it.
+    pub(super) async fn stop_new(&self) -> Result<(), OperationError> {
+        for trial in Trial::ALL {
+            self.remove_trial(trial).await?;
+        }
+        match self.new_container().await? {
+            Some(container) => self.engine.stop(&container.id, STOP_PATIENCE).await.map_err(self.failed()),
+            None => Ok(()),
+        }
+    }
+
+    /// The database container that this upgrade made, where it stands in its place.
+    pub(super) async fn new_container(&self) -> Result<Option<Container>, OperationError> {
+        let (seat, found) = self.seat(&self.plan.container, &self.plan.old_container_id).await?;
+        Ok(found.filter(|_| matches!(seat, Seat::New { .. })))
     }
 
     /// Stops in good order and removes a container for work or proof.

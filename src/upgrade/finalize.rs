@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::Upgraded;
+use super::content;
 use super::journal::Phase;
 use super::record::{Recorded, require_last};
 use crate::cluster::VolumeName;
@@ -28,6 +29,7 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgrade
             )
             .safe("nothing was touched"));
         }
+        check_kept_long_enough(policy, &last, Timestamp::now(), &what)?;
         check_backed_up(control, policy, &last, &what)?;
         let plan = &last.plan;
         for (name, id) in
@@ -43,11 +45,28 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgrade
         if let Ok(volume) = VolumeName::new(plan.old_volume.clone()) {
             engine.remove_volume(&volume).await.map_err(failed(&what))?;
         }
+        content::forget(control, &last.id);
         control.state.upgrade_phase(&last.id, Phase::Finalized.as_str(), Timestamp::now()).map_err(failed(&what))?;
         Ok(Upgraded { recorded: require_last(control, &policy.name)?, warnings: vec![] })
     }
     .await;
     run.end(ended, |_| (Exit::Ok, "finalized".to_owned(), None)).await
+}
+
+/// The policy may want the old server for some time.
+fn check_kept_long_enough(policy: &Policy, last: &Recorded, now: Timestamp, what: &str) -> Result<(), OperationError> {
+    let Some(keep) = policy.upgrade.keep_old else { return Ok(()) };
+    let since = last.report.serving_at.unwrap_or(last.updated_at);
+    let until = since.checked_add(keep.as_signed()).unwrap_or(Timestamp::MAX);
+    if now >= until {
+        return Ok(());
+    }
+    Err(OperationError::new(
+        Exit::Refused,
+        format!("{what}: `keep_old` keeps the old server for {keep}, until {until:.0}"),
+    )
+    .safe("nothing was touched: the old server is kept")
+    .next("wait until then; or take `keep_old` out of the section [upgrade] of the policy"))
 }
 
 /// The old data go only when a backup of the new server is there.

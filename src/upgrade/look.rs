@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 
 use super::carried;
+use super::gate;
 use super::plan::{self, PinnedImage, Trial, UpgradePlan};
 use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
 use crate::backup;
 use crate::cluster::{ClusterName, PgMajor, VolumeName};
-use crate::control::{ControlPlane, OperationError, Run, close_worker, failed};
-use crate::docker::Engine;
+use crate::control::{ControlPlane, OperationError, Run, close_worker, failed, start_worker};
+use crate::docker::worker::{WorkerNetwork, WorkerPlan};
+use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{Layout, Login, Managed, Policy};
+use crate::postgres::installation::Installation;
 use crate::postgres::survey::Survey;
 use crate::provision;
 use crate::state::Operation;
@@ -26,6 +29,10 @@ pub struct UpgradeRequest {
     pub image: Option<String>,
     /// The file with a key, where backups are encrypted and it is not the configured one.
     pub identity: Option<PathBuf>,
+    /// Restore the newest backup into the new major first, even where the policy does not ask for it.
+    pub rehearse: bool,
+    /// Begin outside the policy's window.
+    pub outside_window: bool,
 }
 
 /// An upgrade that was looked at, and could begin where nothing blocks it.
@@ -35,8 +42,16 @@ pub struct Prepared {
     pub plan: UpgradePlan,
     /// What matters.
     pub findings: Vec<Finding>,
+    /// What is done while the cluster still serves.
+    pub before: Vec<String>,
+    /// What the new image has beside the server.
+    pub(super) installation: Installation,
     /// Where the key of encrypted backups is.
     pub(super) identity: Option<PathBuf>,
+    /// A rehearsal is wanted, whatever the policy says.
+    pub(super) rehearse: bool,
+    /// It may begin outside the policy's window.
+    pub(super) outside_window: bool,
 }
 
 fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationError> {
@@ -75,6 +90,12 @@ pub async fn prepare(
         .safe("nothing was touched"));
     }
     check_journal(control, policy, &what)?;
+    let usual = format!("pglife/postgres:{}", request.to);
+    if (request.rehearse || policy.upgrade.rehearse) && request.image.as_ref().is_some_and(|image| *image != usual) {
+        return Err(OperationError::new(Exit::Usage, format!("{what}: a rehearsal uses {usual}, not another --image"))
+            .safe("nothing was touched")
+            .next(format!("give that image the name {usual} (docker tag), or upgrade without a rehearsal")));
+    }
     control.repositories_of(policy, None)?.writable(policy, &what)?;
     if let Some(encryption) = &control.configuration.settings.encryption {
         let keys = control.keys(request.identity.as_deref())?;
@@ -117,7 +138,9 @@ async fn look(
         .next("name an image built from docker/postgres/Dockerfile (see docs/images.md)"));
     }
     let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
+    let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
     let mut findings = preflight::findings(&profile, &survey, request.to);
+    findings.extend(preflight::missing_in_image(&survey, &installation, &reference, request.to));
     let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
     let suffix = |name: &str| format!("{name}-pg{}", profile.major);
     let plan = UpgradePlan {
@@ -156,7 +179,15 @@ async fn look(
     findings.extend(names_taken(engine, &plan, what).await?);
     findings.extend(policy_stays_readable(control, policy, &plan)?);
     findings.sort_by_key(|finding| finding.severity);
-    Ok(Prepared { plan, findings, identity: request.identity.clone() })
+    Ok(Prepared {
+        plan,
+        findings,
+        before: gate::steps(&policy.upgrade, request.rehearse),
+        installation,
+        identity: request.identity.clone(),
+        rehearse: request.rehearse,
+        outside_window: request.outside_window,
+    })
 }
 
 async fn names_taken(engine: &Engine, plan: &UpgradePlan, what: &str) -> Result<Vec<Finding>, OperationError> {
@@ -207,13 +238,44 @@ fn policy_stays_readable(
     )])
 }
 
+/// What `image` has beside the server of `major`.
+async fn installation_of(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    engine: &Engine,
+    cluster: &ClusterName,
+    image: &Image,
+    major: PgMajor,
+    what: &str,
+) -> Result<Installation, OperationError> {
+    let mut found = None;
+    let worker = WorkerPlan {
+        run: run.id.clone(),
+        cluster: cluster.clone(),
+        image_id: image.id.clone(),
+        mounts: vec![],
+        network: WorkerNetwork::Nothing,
+    };
+    let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
+    let asked = session
+        .request(&Request::LookAtImage { major }, &control.cancel, |event| {
+            if let Event::Image(installation) = event {
+                found = Some(*installation);
+            }
+        })
+        .await;
+    close_worker(session).await;
+    asked.map_err(failed(what))?;
+    found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{what}: the worker did not look at the image")))
+}
+
 pub(super) async fn survey_of(
     control: &ControlPlane,
     run: &Run<'_>,
     engine: &Engine,
     policy: &Policy,
-    container: &crate::docker::Container,
-    image: &crate::docker::Image,
+    container: &Container,
+    image: &Image,
     what: &str,
 ) -> Result<(crate::backup_set::ServerProfile, Survey), OperationError> {
     let (mut session, profile) =

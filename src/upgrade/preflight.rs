@@ -5,7 +5,8 @@ use serde::Serialize;
 use crate::backup_set::ServerProfile;
 use crate::cluster::PgMajor;
 use crate::docker::container::is_below;
-use crate::postgres::survey::{FileSetting, Survey};
+use crate::postgres::installation::Installation;
+use crate::postgres::survey::{FileSetting, OutdatedKind, Survey};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -149,6 +150,12 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
             );
         }
     }
+    for outdated in &survey.outdated {
+        let (first, what, remedy) = words(outdated.kind);
+        if to.is_at_least(first) {
+            blocks(format!("{what} {} in database \"{}\"", outdated.name, outdated.database), remedy);
+        }
+    }
     for name in &survey.access_files {
         if !is_below(name, &survey.data_directory) && !is_below(name, "/config") {
             blocks(
@@ -191,6 +198,91 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
         ));
     }
     found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// The first major that does not take it from a dump, what it is, and what to do.
+fn words(kind: OutdatedKind) -> (u16, &'static str, &'static str) {
+    match kind {
+        OutdatedKind::PostfixOperator => (
+            14,
+            "PostgreSQL 14 has no postfix operators any more:",
+            "DROP OPERATOR …, or make one with the operand on the right",
+        ),
+        OutdatedKind::ArrayFunction => (
+            14,
+            "array functions have arguments of other types since PostgreSQL 14; it would not be made again:",
+            "drop it, and after the upgrade make it anew with anycompatiblearray and anycompatible",
+        ),
+        OutdatedKind::Conversion => (
+            14,
+            "functions of conversions have another argument since PostgreSQL 14; it would not be made again: conversion",
+            "DROP CONVERSION …, and after the upgrade make it anew",
+        ),
+        OutdatedKind::Oids => (
+            12,
+            "PostgreSQL 12 has no tables with oids any more:",
+            "ALTER TABLE … SET WITHOUT OIDS; keep them in a column first if they are used",
+        ),
+        OutdatedKind::Type => (
+            12,
+            "PostgreSQL 12 does not have the type any more:",
+            "give the column the type timestamptz, interval or tstzrange",
+        ),
+        OutdatedKind::NullableChild => (
+            10,
+            "the column may be null, and its parent's may not, which a dump cannot say:",
+            "ALTER TABLE … ALTER COLUMN … SET NOT NULL, after filling what is null there",
+        ),
+    }
+}
+
+/// Extensions that PostgreSQL brought along, and the first major that does not.
+const REMOVED_EXTENSIONS: [(u16, &str); 5] =
+    [(10, "tsearch2"), (11, "chkpass"), (12, "timetravel"), (17, "adminpack"), (17, "old_snapshot")];
+
+/// What the server that told `survey` needs of its image and `installation`, the one in `image`, does not have.
+pub fn missing_in_image(survey: &Survey, installation: &Installation, image: &str, to: PgMajor) -> Vec<Finding> {
+    let build = format!("build an image of PostgreSQL {to} that has it, and name it: --image NAME (docs/images.md)");
+    let mut found = Vec::new();
+    for (name, databases) in survey.extensions.iter().filter(|(name, _)| !installation.extensions.contains(*name)) {
+        let list = databases.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let what = format!("extension {name}, in database {list}, is not in {image}");
+        let removed = REMOVED_EXTENSIONS.iter().find(|(first, removed)| removed == name && to.is_at_least(*first));
+        found.push(match removed {
+            Some((first, _)) => {
+                Finding::blocks(what, format!("PostgreSQL {first} removed it: DROP EXTENSION {name} in each of them"))
+            }
+            None => Finding::blocks(what, format!("{build}; or, where nothing needs it: DROP EXTENSION {name}")),
+        });
+    }
+    let lists = survey.preloaded.iter().map(|(setting, value)| (format!("setting {setting}"), value.as_str()));
+    let of_roles = survey.role_settings.iter().filter_map(|(whose, text)| {
+        let (name, value) = text.split_once('=')?;
+        name.ends_with("_preload_libraries").then(|| (format!("setting {name} of {whose}"), value))
+    });
+    for (whose, value) in lists.chain(of_roles) {
+        let names = value.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty());
+        for name in names.filter(|name| !installation.has_library(name)) {
+            // Nobody but a superuser loads from elsewhere.
+            if whose.contains("local_preload") && installation.has_library(&format!("plugins/{name}")) {
+                continue;
+            }
+            found.push(Finding::blocks(
+                format!("{whose} loads library {name}, which is not in {image}: its sessions would fail, or the server itself"),
+                format!("{build}; or take it out of the setting"),
+            ));
+        }
+    }
+    for (library, function) in survey.libraries.iter().filter(|(library, _)| !installation.has_library(library)) {
+        found.push(Finding::blocks(
+            format!("library {library} of {function} is not in {image}"),
+            format!("{build}; or, where nothing needs it: DROP FUNCTION"),
+        ));
+    }
+    for (locale, whose) in survey.locales.iter().filter(|(locale, _)| !installation.has_locale(locale)) {
+        found.push(Finding::blocks(format!("locale {locale} of {whose} is not in {image}"), build.clone()));
+    }
     found
 }
 

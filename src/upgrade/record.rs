@@ -17,10 +17,18 @@ use crate::state::upgrades::UpgradeRecord;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
+    /// The proven backup that the policy asked for.
+    pub proven: Option<SetId>,
+    /// Seconds that the restore took in the rehearsal.
+    pub rehearsed: Option<f64>,
     /// The backup through which the data went.
     pub backup: Option<SetId>,
     /// The new server's system identifier.
     pub system_identifier: Option<u64>,
+    /// The transaction id that the new server gave out next at the commit.
+    pub next_transaction: Option<u64>,
+    /// On the way back the new volume stays: nobody has a backup of what was written to it.
+    pub keep_new_volume: bool,
     /// How much was compared.
     pub compared: Option<Compared>,
     /// Differences that are the majors' own.

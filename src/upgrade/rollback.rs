@@ -1,16 +1,37 @@
 //! The way back from the new server to the old one, for an operator who wants it.
+//!
+//! ```text
+//! look while it serves: did anybody write? ─ yes, not accepted ─▶ refused, nothing touched
+//!   ─▶ journal: committed (cut here, it goes forward) ─▶ new server stopped ─▶ control file: did anybody write meanwhile?
+//!       ├─ nobody ─────────────▶ journal: undoing ─▶ the old server serves
+//!       ├─ yes, not accepted ──▶ the new server serves again, refused
+//!       └─ yes, accepted ──────▶ journal: undoing, keep the new volume ─▶ backup of the new server, where nobody finds it
+//!                                  ├─ taken ──▶ the volume goes  ─▶ the old server serves
+//!                                  └─ failed ─▶ the volume stays ─▶ the old server serves
+//! ```
+//!
+//! What was written to the new server is never lost: it is in a backup, or in a volume that stays.
 
+use super::content;
 use super::drive::Scene;
-use super::journal::Phase;
-use super::record::require_last;
+use super::journal::{Goal, Phase};
+use super::plan::Trial;
+use super::record::{Recorded, require_last};
+use super::writes::written;
 use super::{Upgraded, go_back, needs_operator};
 use crate::backup;
-use crate::control::{ControlPlane, OperationError, Progress, failed};
+use crate::backup_set::SetId;
+use crate::control::{ControlPlane, OperationError, Progress, close_worker, failed};
+use crate::docker::Container;
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::state::Operation;
+use crate::worker::{Event, Request};
 
-/// Goes back to the old server. What was written to the new one since is in a backup, and not in the old one.
+/// Changes that are told; more say nothing more.
+const MOST_CHANGES: usize = 20;
+
+/// Goes back to the old server: by itself where nobody wrote to the new one, else only if `accept_data_loss` says so.
 pub async fn rollback(
     control: &ControlPlane,
     policy: &Policy,
@@ -22,19 +43,15 @@ pub async fn rollback(
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
     let ended = async {
         let last = require_last(control, &policy.name)?;
+        let mut scene = Scene::new(control, &run, &engine, policy, &last.plan, last.id.clone(), progress).called(&what);
+        scene.report = last.report.clone();
+        let mut warnings = Vec::new();
         match last.phase {
             Phase::Open | Phase::Undoing => {}
-            Phase::Committed | Phase::Upgraded if accept_data_loss => {}
             Phase::Committed | Phase::Upgraded => {
-                return Err(OperationError::new(
-                    Exit::Refused,
-                    format!(
-                        "{what}: since {} clients may have written to the new server; the old one has nothing of that",
-                        last.report.serving_at.map_or_else(|| "the commit".to_owned(), |at| at.to_string())
-                    ),
-                )
-                .safe("nothing was touched")
-                .next("add --accept-data-loss if that is meant: a backup of the new server is taken first"));
+                if leave_new_server(&mut scene, &last, accept_data_loss).await? == Left::Written {
+                    warnings.push(rescue(&mut scene).await.map_err(|error| needs_operator(error, policy))?);
+                }
             }
             Phase::AsBefore | Phase::Finalized => {
                 return Err(OperationError::new(
@@ -44,22 +61,205 @@ pub async fn rollback(
                 .safe("nothing was touched"));
             }
         }
-        let mut scene = Scene::new(control, &run, &engine, policy, &last.plan, last.id.clone(), progress);
-        scene.report = last.report.clone();
-        let mut warnings = Vec::new();
-        if last.phase == Phase::Upgraded {
-            scene.say("backup of the new server");
-            let taken = backup::take_in_run(control, &run, &scene.new_policy(), &engine, progress).await;
-            let taken = taken.map_err(|error| {
-                error.safe("nothing was touched: the new server serves").next(
-                    "see why the new server cannot be backed up; what was written to it would be lost without a backup",
-                )
-            })?;
-            warnings.push(format!("what was written to the new server is in backup {}", taken.commit.set));
-        }
         go_back(&mut scene).await.map_err(|error| needs_operator(error, policy))?;
         Ok(Upgraded { recorded: require_last(control, &policy.name)?, warnings })
     }
     .await;
-    run.end(ended, |_| (Exit::Ok, "rolled back".to_owned(), None)).await
+    run.end(ended, |done| {
+        let exit = if done.recorded.report.keep_new_volume { Exit::Warnings } else { Exit::Ok };
+        (exit, "rolled back".to_owned(), None)
+    })
+    .await
+}
+
+/// What the new server is left with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing that the old one does not have.
+    Untouched,
+    /// Something that was written to it.
+    Written,
+}
+
+/// What is known of writes while the server serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// Nobody wrote before this transaction id.
+    Nothing { next: u64 },
+    /// Somebody did, and what came of it.
+    Something(String),
+    /// That cannot be told.
+    Unknown(String),
+}
+
+/// Stops the new server, if it may be left: nobody wrote to it, or that is accepted.
+async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool) -> Result<Left, OperationError> {
+    let serving = scene.new_container().await?.filter(|container| container.running);
+    let seen = match (&serving, last.report.next_transaction) {
+        (_, None) => {
+            Seen::Unknown("an earlier pglife committed the upgrade, and noted nothing to compare with".to_owned())
+        }
+        (None, Some(next)) => Seen::Nothing { next },
+        (Some(container), Some(at_commit)) => look(scene, container, at_commit, accepted).await,
+    };
+    let expected = match seen {
+        Seen::Nothing { next } => Some(next),
+        Seen::Something(_) | Seen::Unknown(_) if accepted => None,
+        Seen::Something(words) => return Err(refused(scene, last, &words).safe("nothing was touched")),
+        Seen::Unknown(why) => {
+            let words = format!("whether anybody wrote to the new server cannot be told: {why}");
+            return Err(refused(scene, last, &words).safe("nothing was touched"));
+        }
+    };
+    // Cut after this, a resume has the new server serve again.
+    scene.phase(Phase::Committed)?;
+    let step = scene.step("leave-new-server")?;
+    scene.stop_new().await?;
+    let control = scene.control_file().await;
+    scene.end(step);
+    let untouched = match (&control, expected) {
+        // After a crash the counter is only as new as the last checkpoint.
+        (Ok(control), Some(expected)) => control.is_shut_down() && control.next_transaction == expected,
+        _ => false,
+    };
+    if untouched {
+        return Ok(Left::Untouched);
+    }
+    if accepted {
+        return Ok(Left::Written);
+    }
+    let why = match control {
+        Ok(control) if control.is_shut_down() => "somebody wrote to the new server while it was looked at".to_owned(),
+        Ok(control) => format!("the new server did not shut down in order ({}), so that nobody can say", control.state),
+        Err(error) => format!("the new server's control file cannot be read: {}", error.chain()),
+    };
+    let error = refused(scene, last, &why);
+    if serving.is_none() {
+        return Err(error.safe("nothing was touched: the new server was not serving"));
+    }
+    scene.drive(Goal::Upgraded).await?;
+    scene.check_serving().await?;
+    scene.phase(last.phase)?;
+    Err(error.safe("the new server serves again"))
+}
+
+fn refused(scene: &Scene<'_>, last: &Recorded, why: &str) -> OperationError {
+    let since = last.report.serving_at.map_or_else(|| "the commit".to_owned(), |at| at.to_string());
+    OperationError::new(
+        Exit::Refused,
+        format!("{}: the old server has nothing of what was written since {since}; {why}", scene.what()),
+    )
+    .next(format!(
+        "if that may be lost to it: pglife upgrade rollback {} --accept-data-loss; a backup of the new server is taken \
+         first, and where that fails its volume stays",
+        scene.plan.cluster
+    ))
+}
+
+/// Looks at the server in `container` while it serves. What it says is only told, so every error is an answer.
+async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted: bool) -> Seen {
+    let (next, writing) = match transactions(scene, container).await {
+        Ok(found) => found,
+        Err(error) => return Seen::Unknown(error.chain()),
+    };
+    if next == at_commit && !writing {
+        return Seen::Nothing { next };
+    }
+    if accepted {
+        return Seen::Something("the new server wrote".to_owned());
+    }
+    if writing {
+        return Seen::Something("transactions write to the new server just now".to_owned());
+    }
+    let Some(then) = content::kept(scene) else {
+        return Seen::Unknown(format!("the facts of the commit are gone, and {} transactions wrote", next - at_commit));
+    };
+    scene.say("comparing the new server with what it held at the commit");
+    let policy = scene.new_policy();
+    let facts = async {
+        let image = scene.new_image().await?;
+        let databases = scene.databases_now(&policy, container, &image).await?;
+        content::facts_of(scene, &policy, container, &image, &databases, Some(&then)).await
+    };
+    match facts.await {
+        Ok(now) => match written(&then, &now) {
+            // The server itself wrote, statistics of a table for example.
+            changes if changes.is_empty() => Seen::Nothing { next },
+            mut changes => {
+                let more = changes.len().saturating_sub(MOST_CHANGES);
+                changes.truncate(MOST_CHANGES);
+                if more > 0 {
+                    changes.push(format!("… and {more} more"));
+                }
+                let list: String = changes.iter().map(|change| format!("\n  - {change}")).collect();
+                Seen::Something(format!("what changed:{list}"))
+            }
+        },
+        Err(error) => Seen::Unknown(error.chain()),
+    }
+}
+
+/// How far the transactions of the server in `container` are.
+async fn transactions(scene: &Scene<'_>, container: &Container) -> Result<(u64, bool), OperationError> {
+    let (policy, image) = (scene.new_policy(), scene.new_image().await?);
+    scene.databases_now(&policy, container, &image).await?;
+    let mut session = content::session_beside(scene, &policy, container, &image, vec![]).await?;
+    let (login, _) = scene.control.login(&policy, container)?;
+    let mut found = None;
+    let asked = session
+        .request(&Request::CountTransactions { login }, &scene.control.cancel, |event| {
+            if let Event::Transactions { next, writing } = event {
+                found = Some((next, writing));
+            }
+        })
+        .await;
+    close_worker(session).await;
+    asked.map_err(failed(scene.what()))?;
+    found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker told nothing", scene.what())))
+}
+
+/// Sees to it that what was written to the new server stays: in a backup, else in its volume. Says where it is.
+async fn rescue(scene: &mut Scene<'_>) -> Result<String, OperationError> {
+    // Cut after this, the way goes back, and the volume stays.
+    scene.report.keep_new_volume = true;
+    scene.phase(Phase::Undoing)?;
+    let step = scene.step("rescue")?;
+    let taken = back_up(scene).await;
+    if scene.control.cancel.is_cancelled() {
+        return Err(OperationError::new(Exit::Interrupted, format!("{}: stopped on request", scene.what())));
+    }
+    scene.remove_trial(Trial::Proof).await?;
+    let words = match taken {
+        Ok(set) => {
+            scene.report.keep_new_volume = false;
+            format!("what was written to the new server is in backup {set}")
+        }
+        Err(error) => {
+            let plan = scene.plan;
+            format!(
+                "the new server could not be backed up ({}); its volume {} stays: look at it with {}, and when it is not needed \
+                 any more: docker volume rm {1}",
+                error.chain(),
+                plan.new_volume,
+                plan.new_image.name
+            )
+        }
+    };
+    scene.end(step);
+    scene.save_report()?;
+    Ok(words)
+}
+
+/// A backup of the new server, where no client finds it.
+async fn back_up(scene: &Scene<'_>) -> Result<SetId, OperationError> {
+    scene.start_trial(Trial::Proof).await?;
+    let policy = scene.fenced_policy();
+    let container = scene.engine.require_container(&policy.container).await.map_err(scene.failed())?;
+    let image = scene.new_image().await?;
+    close_worker(content::session_beside(scene, &policy, &container, &image, vec![]).await?).await;
+    let taken = backup::take_in_run(scene.control, scene.run, &policy, scene.engine, scene.progress).await?;
+    if taken.repositories().next().is_none() {
+        return Err(OperationError::new(Exit::Failed, taken.warnings.join("; ")));
+    }
+    Ok(taken.commit.set)
 }

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::drive::{STOP_PATIENCE, Scene, no_restart};
 use super::journal::Phase;
-use super::look::{check_findings, survey_of};
+use super::look::{Prepared, check_findings, survey_of};
 use super::plan::Trial;
-use super::{carried, preflight};
+use super::{carried, content, preflight};
 use crate::backup;
 use crate::backup_set::Selector;
 use crate::cluster::DatabaseName;
@@ -17,20 +17,19 @@ use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Image};
 use crate::exit::Exit;
-use crate::facts::{Algorithm, Facts, Mode, Weight, compare};
 use crate::policy::Policy;
 use crate::postgres::survey::Survey;
 use crate::provision;
 use crate::restore::{self, Wanted, plan_restore};
-use crate::worker::session::Session;
-use crate::worker::{Event, Request, SettleJob, TakeFactsJob};
+use crate::worker::{Request, SettleJob};
 
 /// Where a worker sees the old data volume, read-only.
 const OLD_DATA: &str = "/pglife-old-data";
 
 /// Does everything up to the commit, and the commit.
-pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>) -> Result<(), OperationError> {
+pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> Result<(), OperationError> {
     let plan = scene.plan;
+    let identity = prepared.identity.as_deref();
 
     let step = scene.step("stop")?;
     scene.report.stopped_at = Some(Timestamp::now());
@@ -46,13 +45,15 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>)
     let (profile, survey) =
         survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
     // What came since the plan; nobody can change it any more.
-    check_findings(&preflight::findings(&profile, &survey, plan.to), scene.what(), &plan.cluster)?;
+    let mut findings = preflight::findings(&profile, &survey, plan.to);
+    findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
+    check_findings(&findings, scene.what(), &plan.cluster)?;
     let databases: Vec<DatabaseName> =
         profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect();
     scene.end(step);
 
     let step = scene.step("facts")?;
-    let expected = facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
+    let expected = content::facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
     scene.end(step);
 
     let step = scene.step("backup")?;
@@ -84,8 +85,9 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>)
     scene.end(step);
 
     let step = scene.step("compare")?;
-    let found = facts_of(scene, &policy, &target, &image, &databases, Some(&expected)).await?;
-    compare_facts(scene, &expected, &found)?;
+    let found = content::facts_of(scene, &policy, &target, &image, &databases, Some(&expected)).await?;
+    content::compare_both(scene, &expected, &found)?;
+    content::keep(scene, &found)?;
     scene.remove_trial(Trial::Target).await?;
     scene.end(step);
 
@@ -109,82 +111,10 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, identity: Option<&Path>)
     close_worker(session).await;
     scene.report.system_identifier = Some(profile.system_identifier);
     scene.remove_trial(Trial::Proof).await?;
+    scene.report.next_transaction = Some(scene.control_file().await?.next_transaction);
     scene.end(step);
 
     scene.phase(Phase::Committed)
-}
-
-/// A session beside the server in `container`.
-async fn session_beside(
-    scene: &Scene<'_>,
-    policy: &Policy,
-    container: &Container,
-    image: &Image,
-    mounts: Vec<WorkerMount>,
-) -> Result<Session, OperationError> {
-    let (session, _) = provision::await_server(
-        scene.control,
-        scene.run,
-        policy,
-        scene.engine,
-        container,
-        image,
-        mounts,
-        scene.what(),
-        provision::FIRST_START_SECONDS,
-        Some(policy.major),
-    )
-    .await?;
-    Ok(session)
-}
-
-async fn facts_of(
-    scene: &Scene<'_>,
-    policy: &Policy,
-    container: &Container,
-    image: &Image,
-    databases: &[DatabaseName],
-    like: Option<&Facts>,
-) -> Result<Facts, OperationError> {
-    let mut session = session_beside(scene, policy, container, image, vec![]).await?;
-    let (login, _) = scene.control.login(policy, container)?;
-    // Both sides hash in the way the older one can.
-    let server = u32::from(scene.plan.from.is_at_least(14)) * 140_000;
-    let algorithm = like.map_or_else(
-        || Algorithm::of_server(server.max(if scene.plan.from.is_at_least(11) { 110_000 } else { 0 })),
-        |like| like.algorithm,
-    );
-    let job = TakeFactsJob { login, databases: databases.to_vec(), mode: Mode::Full, algorithm };
-    let mut taken = None;
-    let asked = session
-        .request(&Request::TakeFacts(job), &scene.control.cancel, |event| {
-            if let Event::FactsTaken(facts) = event {
-                taken = Some(*facts);
-            }
-        })
-        .await;
-    close_worker(session).await;
-    asked.map_err(failed(scene.what()))?;
-    taken.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker took no facts", scene.what())))
-}
-
-fn compare_facts(scene: &mut Scene<'_>, expected: &Facts, found: &Facts) -> Result<(), OperationError> {
-    let differences = compare(expected, found);
-    let (bad, notes): (Vec<_>, Vec<_>) = differences.iter().partition(|one| one.weight == Weight::Bad);
-    scene.report.notes = notes.iter().map(ToString::to_string).collect();
-    scene.report.compared = Some(expected.extent().into());
-    if bad.is_empty() {
-        return scene.save_report();
-    }
-    let list = bad.iter().take(20).map(|one| format!("\n  - {one}")).collect::<Vec<_>>().concat();
-    Err(OperationError::new(
-        Exit::Failed,
-        format!(
-            "{}: the new server does not hold what the old one holds; {} differences:{list}",
-            scene.what(),
-            bad.len()
-        ),
-    ))
 }
 
 async fn restore_into(
@@ -251,7 +181,7 @@ async fn settle(
     };
     let plan = scene.plan;
     let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
-    let mut session = session_beside(scene, policy, target, image, mounts).await?;
+    let mut session = content::session_beside(scene, policy, target, image, mounts).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
     let in_data = survey.access_files.iter().filter_map(|file| Some((file.strip_prefix("/data/")?, file)));

@@ -5,10 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
-use crate::cluster::DatabaseName;
+use crate::cluster::{DatabaseName, PgMajor, RoleName};
 use crate::facts::{FACTS_VERSION, Facts};
 use crate::postgres::facts::{Asker, Look};
-use crate::postgres::{self, Login, PostgresError, survey};
+use crate::postgres::installation::Installation;
+use crate::postgres::tools::Toolbox;
+use crate::postgres::{self, Login, PostgresError, inspect, survey};
 
 use super::process::{Line, connect_somewhere};
 use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
@@ -20,8 +22,50 @@ pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Fa
     let free = rustix::fs::statvfs(survey.data_directory.as_str()).map(|stat| stat.f_bavail * stat.f_frsize);
     // Where the worker does not see the volume, nothing is said of it.
     survey.free_bytes = free.unwrap_or(u64::MAX);
+    for database in inspect::databases(&client).await?.into_iter().filter(|database| database.connectable) {
+        if line.stop.is_cancelled() {
+            return Err(Failure::new(Trouble::Cancelled, "cancelled"));
+        }
+        let inside = postgres::connect(login, &database.name).await?;
+        survey.look_into(&inside, &database.name).await?;
+    }
     line.tell(&Event::Surveyed(Box::new(survey)));
     Ok(vec![])
+}
+
+/// Says what the image has, in which this worker runs.
+pub(super) fn look_at_image(major: PgMajor, line: &Line) -> Result<Vec<String>, Failure> {
+    let installation = Installation::look(&Toolbox::find(major, &nobody())?)?;
+    line.tell(&Event::Image(Box::new(installation)));
+    Ok(vec![])
+}
+
+/// Says what the control file of a data directory says.
+pub(super) fn read_control_file(major: PgMajor, pgdata: &str, line: &Line) -> Result<Vec<String>, Failure> {
+    let control = Toolbox::find(major, &nobody())?.control_data(Path::new(pgdata))?;
+    line.tell(&Event::ControlFile(control));
+    Ok(vec![])
+}
+
+/// Says how far the server's transactions are: only one that writes gets an id (PostgreSQL manual, Transactions and Identifiers).
+pub(super) async fn count_transactions(login: &Login, line: &Line) -> Result<Vec<String>, Failure> {
+    let client = connect_somewhere(login).await?;
+    let row = client
+        .query_one(
+            "select pg_catalog.txid_snapshot_xmin(s), pg_catalog.txid_snapshot_xmax(s) from pg_catalog.txid_current_snapshot() s",
+            &[],
+        )
+        .await
+        .map_err(|error| query_failed("its transactions", &error))?;
+    let (oldest, next) = (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned());
+    line.tell(&Event::Transactions { next, writing: oldest != next });
+    Ok(vec![])
+}
+
+/// The login of tools that enter no server.
+fn nobody() -> Login {
+    let user = RoleName::new("postgres").expect("a role");
+    Login { host: "/nowhere".to_owned(), port: 5432, user, password: None }
 }
 
 /// Takes the facts of a server on which nobody works.

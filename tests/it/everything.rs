@@ -11,7 +11,7 @@ use crate::house::{House, docker, docker_to_file, run, wait_for_server};
 const MEMORY: u64 = 128 << 20;
 
 /// The two ways of looking: the second one also shows what belongs to the databases postgres and template1.
-const LOOKS: [&[&str]; 2] = [&[], &["--clean", "--if-exists"]];
+pub const LOOKS: [&[&str]; 2] = [&[], &["--clean", "--if-exists"]];
 
 /// A database that refuses connections and one that was half dropped can be dumped by nobody.
 const POLICY: &str = "[backup.dump]\ndatabases = [\"*\", \"!closed\", \"!half dropped\"]";
@@ -124,7 +124,7 @@ fn fixtures() -> PathBuf {
 
 /// Both files are the same, but for what the sed scripts level.
 #[track_caller]
-fn same_text(before: &Path, after: &Path, scripts: &[&str]) {
+pub fn same_text(before: &Path, after: &Path, scripts: &[&str]) {
     for file in [before, after] {
         // The texts hold databases of several encodings.
         let mut sed = Command::new("sed");

@@ -96,8 +96,18 @@ fn the_example_is_valid_as_written_and_with_every_key() {
 /// What the example shows as a default is the default.
 #[test]
 fn the_example_tells_the_true_defaults() {
-    let no_defaults =
-        ["network", "publish", "admin_database", "admin_password_file", "rate_limit", "rto_budget", "assert"];
+    let no_defaults = [
+        "network",
+        "publish",
+        "admin_database",
+        "admin_password_file",
+        "rate_limit",
+        "rto_budget",
+        "assert",
+        "require_proven",
+        "window",
+        "keep_old",
+    ];
     let in_force: String = example_in_force("managed")
         .lines()
         .filter(|line| !no_defaults.iter().any(|key| line.starts_with(&format!("{key} = "))))
@@ -348,17 +358,42 @@ fn impossible_combinations_are_refused() {
     "#);
     let told = problems(
         "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[freshness]\ndump = { warn = '1d', crit = '2d' \
-         }\nvolume = { warn = '1d', critical = '2d' }\n[drill]\n[upgrade]\n[dependents]\n",
+         }\nvolume = { warn = '1d', critical = '2d' }\n[drill]\n[dependents]\n",
     );
     insta::assert_snapshot!(told, @r#"
     policies/chado.toml:6:8: freshness.dump.critical: critical is missing
         help: { warn = "26h", critical = "50h" }
     policies/chado.toml:6:23: freshness.dump.crit: unknown key
         help: did you mean critical?
-    policies/chado.toml:9:2: upgrade: [upgrade] is not supported by this version
-        help: this version has no upgrades: remove the section
-    policies/chado.toml:10:2: dependents: [dependents] is not supported by this version
+    policies/chado.toml:9:2: dependents: [dependents] is not supported by this version
         help: this version leaves other containers alone: remove the section
+    "#);
+}
+
+#[test]
+fn problems_of_upgrades_are_told() {
+    let told = problems(
+        "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[upgrade]\nmethod = 'pg_upgrade'\nrequire_proven = \
+         '0s'\nrehearse = 'yes'\nwindow = { start = '25:00', end = '5' }\n",
+    );
+    insta::assert_snapshot!(told, @r#"
+    policies/chado.toml:6:10: upgrade.method: "pg_upgrade" is not supported by this version
+        help: "dump"
+    policies/chado.toml:7:18: upgrade.require_proven: no time at all is the same as no such key
+        help: at least 1s, or remove the key
+    policies/chado.toml:8:12: upgrade.rehearse: true or false is expected, not a string
+        help: true, or false
+    policies/chado.toml:9:20: upgrade.window.start: "25:00" is not a time of day
+        help: hours and minutes: { start = "22:00", end = "05:00" }
+    policies/chado.toml:9:35: upgrade.window.end: "5" is not a time of day
+        help: hours and minutes: { start = "22:00", end = "05:00" }
+    "#);
+    let told = problems(
+        "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[upgrade]\nwindow = { start = '05:00', end = '05:00' }\n",
+    );
+    insta::assert_snapshot!(told, @r#"
+    policies/chado.toml:6:35: upgrade.window.end: the window ends when it starts
+        help: hours and minutes: { start = "22:00", end = "05:00" }
     "#);
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::backup_set::{DatabaseProfile, Tablespace};
 use crate::cluster::{DatabaseName, RoleName};
+use crate::postgres::survey::Outdated;
 
 fn major(number: u16) -> PgMajor {
     PgMajor::since_10(number)
@@ -108,4 +109,67 @@ fn slots_and_receivers_are_warnings() {
     let found = findings(&profile(15), &server, major(17));
     assert!(found.iter().all(|finding| finding.severity == Severity::Warning));
     assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn what_the_new_image_lacks_is_named_with_those_who_need_it() {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let installation = Installation {
+        library_folder: "/usr/lib/postgresql/18/lib".to_owned(),
+        libraries: set(&["auto_explain", "plugins/mine"]),
+        extensions: set(&["plpgsql", "hstore"]),
+        locales: set(&["de_DE.utf8"]),
+    };
+    let database = |name: &str| DatabaseName::new(name).expect("a name");
+    let mut server = survey();
+    server.extensions = [
+        ("plpgsql".to_owned(), vec![database("a")]),
+        ("hstore".to_owned(), vec![database("a")]),
+        ("postgis".to_owned(), vec![database("a"), database("b c")]),
+        ("adminpack".to_owned(), vec![database("a")]),
+    ]
+    .into();
+    server.preloaded = vec![
+        ("local_preload_libraries".to_owned(), "mine".to_owned()),
+        ("shared_preload_libraries".to_owned(), "auto_explain, \"pg_cron\"".to_owned()),
+    ];
+    server.role_settings = vec![("role \"r\"".to_owned(), "session_preload_libraries=gone".to_owned())];
+    server.libraries = [("$libdir/own".to_owned(), "function f(integer) of database \"a\"".to_owned())].into();
+    server.locales = [
+        ("C".to_owned(), "database \"a\"".to_owned()),
+        ("de_DE.UTF-8".to_owned(), "database \"a\"".to_owned()),
+        ("de_AT.UTF-8".to_owned(), "collation \"austrian\" of database \"a\"".to_owned()),
+    ]
+    .into();
+    let found = missing_in_image(&server, &installation, "pglife/postgres:18", major(18));
+    let parts = [
+        ("extension adminpack, in database \"a\", is not in pglife/postgres:18", "PostgreSQL 17 removed it"),
+        ("extension postgis, in database \"a\", \"b c\"", "--image"),
+        ("setting shared_preload_libraries loads library pg_cron", "take it out"),
+        ("setting session_preload_libraries of role \"r\" loads library gone", "take it out"),
+        ("library $libdir/own of function f(integer)", "DROP FUNCTION"),
+        ("locale de_AT.UTF-8 of collation \"austrian\"", "--image"),
+    ];
+    assert_eq!(found.len(), parts.len(), "{found:#?}");
+    for (finding, (what, remedy)) in found.iter().zip(parts) {
+        assert_eq!(finding.severity, Severity::Blocks);
+        assert!(finding.what.contains(what), "{finding:?}");
+        assert!(finding.remedy.contains(remedy), "{finding:?}");
+    }
+}
+
+#[test]
+fn what_a_later_major_does_not_take_is_told_only_for_that_major() {
+    let outdated =
+        |kind, name: &str| Outdated { kind, name: name.to_owned(), database: DatabaseName::new("a").expect("a name") };
+    let mut server = survey();
+    server.outdated = vec![
+        outdated(OutdatedKind::Oids, "t"),
+        outdated(OutdatedKind::PostfixOperator, "!!!(bigint,NONE)"),
+        outdated(OutdatedKind::NullableChild, "public.child (c)"),
+    ];
+    let told = |to| findings(&profile(11), &server, major(to)).len();
+    assert_eq!((told(12), told(13), told(14)), (2, 2, 3));
+    let words = findings(&profile(11), &server, major(14))[1].what.clone();
+    assert!(words.contains("postfix") && words.contains("!!!(bigint,NONE) in database \"a\""), "{words}");
 }

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use tokio_util::sync::CancellationToken;
 
@@ -78,16 +77,7 @@ pub(super) fn copy(job: &VolumeJob, out: Giver, stop: &CancellationToken) -> Res
 
 /// What the control file says, which must be that the server of the job is shut down.
 fn shut_down(job: &VolumeJob, toolbox: &Toolbox, pgdata: &Path) -> Result<ControlData, Failure> {
-    let tool = "pg_controldata";
-    let output = toolbox.command(tool).arg(pgdata).stdout(Stdio::piped()).output();
-    let output =
-        output.map_err(|error| Failure::from_error(Trouble::ToolMissing, &format!("{tool} cannot run"), &error))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::new(Trouble::Tool, format!("{tool} failed: {}", said.trim())));
-    }
-    let control = ControlData::parse(&String::from_utf8_lossy(&output.stdout))
-        .map_err(|error| Failure::new(Trouble::Tool, error.to_string()))?;
+    let control = toolbox.control_data(pgdata).map_err(Failure::from)?;
     if control.system_identifier != job.system_identifier {
         let what = format!("{} holds another server, {}", job.pgdata, control.system_identifier);
         return Err(Failure::new(Trouble::Request, what));

@@ -1,0 +1,90 @@
+//! Somebody kills a worker or a server in the middle, or the disk is full: the old server serves, and the message says so.
+
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use super::{filled, major, phase, seen, things};
+use crate::house::{Ended, House, docker, sql, try_docker, wait_for, wait_for_server};
+
+/// Enough rows for every step to last a while.
+const MANY: &str = "create table many as select i, md5(i::text) m from generate_series(1, 1200000) i";
+
+fn begin(house: &House, cluster: &str) -> Child {
+    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--yes"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+}
+
+fn wait_for_step(house: &House, cluster: &str, wanted: &str) {
+    wait_for(&format!("the step {wanted}"), || {
+        let ended = house.pglife(&["upgrade", "status", cluster, "-o", "json"]);
+        let answer: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+        answer["items"][0]["step"] == wanted && answer["items"][0]["phase"] == "open"
+    });
+}
+
+/// The worker of the cluster that runs now.
+fn worker(cluster: &str) -> Option<String> {
+    let filters = [format!("label=pglife.cluster={cluster}"), "label=pglife.purpose=worker".to_owned()];
+    let list = docker(&["ps", "-q", "--filter", &filters[0], "--filter", &filters[1]]);
+    list.lines().next().map(str::to_owned)
+}
+
+fn ended(child: Child) -> Ended {
+    Ended::of(child.wait_with_output().expect("it ends"), "the upgrade".to_owned())
+}
+
+#[test]
+fn a_worker_or_a_server_that_is_killed_in_the_middle_ends_as_before() {
+    let house = House::new("upshot");
+    let (cluster, container) = filled(&house, "17");
+    sql(&container, "postgres", MANY);
+    let (content, world) = (seen(&container), things(&cluster));
+    let source = format!("pglife-upgrade-{cluster}-source");
+    let target = format!("pglife-upgrade-{cluster}-target");
+    for (step, server) in [
+        ("facts", None),
+        ("backup", None),
+        ("restore", None),
+        ("compare", None),
+        ("facts", Some(&source)),
+        ("backup", Some(&source)),
+        ("restore", Some(&target)),
+        ("compare", Some(&target)),
+    ] {
+        let child = begin(&house, &cluster);
+        wait_for_step(&house, &cluster, step);
+        let mut victim = server.cloned();
+        wait_for("a worker", || {
+            let found = worker(&cluster);
+            victim = server.cloned().or_else(|| found.clone());
+            found.is_some()
+        });
+        let victim = victim.expect("a container");
+        try_docker(&["kill", &victim]).ok();
+        let ended = ended(child).exits(22);
+        assert!(ended.stderr.contains("serves as before"), "{step} {server:?}: {}", ended.stderr);
+        wait_for_server(&container);
+        assert_eq!((seen(&container), things(&cluster)), (content.clone(), world.clone()), "{step} {server:?}");
+        assert_eq!((major(&container), phase(&house, &cluster)), ("17".to_owned(), "as-before".to_owned()));
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_new_server_ends_as_before() {
+    let house = House::new("upfull");
+    let (cluster, container) = filled(&house, "17");
+    sql(&container, "postgres", MANY);
+    let (content, world) = (seen(&container), things(&cluster));
+    let child = begin(&house, &cluster);
+    wait_for_step(&house, &cluster, "backup");
+    // The volume that the upgrade is about to make, but small.
+    let volume = format!("pglife-{cluster}-data-pg18");
+    let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=100m"];
+    let label = format!("pglife.cluster={cluster}");
+    docker(&[&["volume", "create", "--label", &label], &options[..], &[&volume]].concat());
+    let ended = ended(child).exits(22);
+    assert!(ended.stderr.contains("No space left") && ended.stderr.contains("serves as before"), "{}", ended.stderr);
+    wait_for_server(&container);
+    assert_eq!((seen(&container), things(&cluster), major(&container)), (content, world, "17".to_owned()));
+}
