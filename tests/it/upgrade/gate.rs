@@ -58,7 +58,7 @@ fn what_the_new_image_does_not_have_is_told_before() {
             "extension adminpack, in database \"postgres\", is not in pglife/postgres:17 | PostgreSQL 17 removed it",
             "extension old_snapshot, in database \"other\", is not in pglife/postgres:17",
             "setting shared_preload_libraries loads library old_snapshot",
-            "library $libdir/adminpack of function own(text) of database \"other\"",
+            "library $libdir/adminpack of function public.own(text) of database \"other\"",
             "locale fr_FR.utf8 of collation \"french\" of database \"other\"",
         ],
     );
@@ -88,9 +88,9 @@ fn what_the_new_major_does_not_take_is_told_before() {
     all_named(
         &blocking(&house, &cluster, "18"),
         &[
-            "!!!(bigint,NONE) in database \"postgres\"",
-            "aggregate collected(anyelement) in database",
-            "operator |||(anyarray,anyelement) in database",
+            "public.!!!(bigint,NONE) in database \"postgres\"",
+            "aggregate public.collected(anyelement) in database",
+            "operator public.|||(anyarray,anyelement) in database",
             "conversion public.own in database",
             "public.child (i) in database",
         ],
