@@ -16,6 +16,7 @@ use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded}
 /// The command line.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,

@@ -4,7 +4,7 @@ use crate::cluster::PgMajor;
 use crate::postgres::survey::Survey;
 
 /// `ALTER SYSTEM` statements for what the old server was given in this way.
-pub fn system_settings(survey: &Survey) -> Vec<String> {
+pub(super) fn system_settings(survey: &Survey) -> Vec<String> {
     let mut last = std::collections::BTreeMap::new();
     for setting in survey.settings.iter().filter(|setting| setting.file.ends_with("/postgresql.auto.conf")) {
         last.insert(setting.name.as_str(), setting.value.as_str());
@@ -37,7 +37,7 @@ fn alter_system(name: &str, value: &str) -> String {
 }
 
 /// The text of a policy with another `major`, and another `image` where it names one; everything else stays as it is.
-pub fn policy_with(text: &str, major: PgMajor, image: Option<&str>) -> String {
+pub(super) fn policy_with(text: &str, major: PgMajor, image: Option<&str>) -> String {
     let mut in_cluster = false;
     let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
     let mut lines: Vec<String> = Vec::new();

@@ -197,7 +197,7 @@ fn list(drilled: &Drilled) -> String {
 
 fn words(check: &Check) -> String {
     let found = check.found.iter().filter(|found| !found.starts_with("note: "));
-    let found: String = found.take(MOST_FINDINGS).map(|found| format!("\n      {found}")).collect();
+    let found = found.take(MOST_FINDINGS).map(|found| format!("\n      {found}")).collect::<Vec<_>>().concat();
     let outcome = match check.outcome {
         Outcome::Passed => "passed",
         Outcome::Failed => "failed",

@@ -191,7 +191,7 @@ async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted
                 if more > 0 {
                     changes.push(format!("… and {more} more"));
                 }
-                let list: String = changes.iter().map(|change| format!("\n  - {change}")).collect();
+                let list = changes.iter().map(|change| format!("\n  - {change}")).collect::<Vec<_>>().concat();
                 Seen::Something(format!("what changed:{list}"))
             }
         },

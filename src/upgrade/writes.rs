@@ -9,7 +9,7 @@ use crate::cluster::DatabaseName;
 use crate::facts::{DatabaseFacts, Facts, Statement, TableContent};
 
 /// What changed from `at_commit` to `now`, facts of one server: nothing where nobody wrote.
-pub fn written(at_commit: &Facts, now: &Facts) -> Vec<String> {
+pub(super) fn written(at_commit: &Facts, now: &Facts) -> Vec<String> {
     let mut found: Vec<String> = statements(&at_commit.cluster, &now.cluster);
     let names: BTreeSet<&DatabaseName> = at_commit.databases.keys().chain(now.databases.keys()).collect();
     for name in names {
