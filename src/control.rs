@@ -13,7 +13,7 @@ mod lock;
 mod repositories;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,7 +30,7 @@ use crate::exit::Exit;
 use crate::policy::{self, Policy};
 use crate::postgres::{Login, Password};
 use crate::settings;
-use crate::state::{HeldLock, Made, Operation, State, StateError, Thing};
+use crate::state::{HeldLock, Made, Operation, RUN_FOLDER, State, StateError, Thing};
 use crate::storage::{self, Key, Location, StorageError};
 use crate::worker::Trouble;
 use crate::worker::session::{Session, SessionError};
@@ -519,6 +519,7 @@ impl ControlPlane {
                     Ok(())
                 }
             },
+            Thing::Folder(folder) => self.remove_folder(folder).await,
             Thing::SetObjects { repository, set } => self.clear_uncommitted(repository, set),
             Thing::Stopped(id) => self.start_again(&made.host, id).await,
             Thing::Container(name) => {
@@ -541,6 +542,30 @@ impl ControlPlane {
                 }
             }
         }
+    }
+
+    /// Removes a run's own folder, and first what the runs did whose state is in it.
+    async fn remove_folder(&self, folder: &Path) -> Result<(), OperationError> {
+        let what = || format!("cleaning up: {} cannot be removed", folder.display());
+        let own = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUN_FOLDER));
+        if !own || !folder.exists() {
+            return Ok(());
+        }
+        let state_dir = folder.join("state");
+        if state_dir.is_dir() {
+            let mut configuration = self.configuration.clone();
+            configuration.settings.state_dir = state_dir;
+            configuration.settings.consul = None;
+            let inside = Self::open(configuration, CancellationToken::new())?;
+            Box::pin(inside.bury_dead_runs()).await?;
+            if !inside.state.dead_runs().map_err(failed(what()))?.is_empty() {
+                return Err(OperationError::new(Exit::Failed, format!("{}: its runs left something", what())));
+            }
+        }
+        std::fs::remove_dir_all(folder).map_err(|error| OperationError {
+            source: Some(Box::new(error)),
+            ..OperationError::new(Exit::Failed, what())
+        })
     }
 
     /// Removes the objects of a set that is not committed from a repository; one that is stays.

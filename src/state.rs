@@ -117,6 +117,8 @@ pub enum Operation {
     Restore,
     /// Restores into a throwaway server, to see whether a backup is good.
     Drill,
+    /// Spoils copies of a backup, to see whether that is noticed.
+    Selftest,
     /// Removes a cluster.
     Remove,
     /// Deletes the backups that retention does not keep.
@@ -144,6 +146,7 @@ impl Operation {
             Self::Volume => "volume",
             Self::Restore => "restore",
             Self::Drill => "drill",
+            Self::Selftest => "selftest",
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Delete => "delete",
@@ -163,6 +166,7 @@ impl Operation {
             Self::Volume,
             Self::Restore,
             Self::Drill,
+            Self::Selftest,
             Self::Remove,
             Self::Prune,
             Self::Delete,
@@ -223,9 +227,14 @@ pub enum Thing {
         /// The set.
         set: SetLocation,
     },
+    /// A folder of the run's own, whose name begins with [`RUN_FOLDER`]; it may hold a state directory.
+    Folder(PathBuf),
     /// A container that was stopped and has to run again, by the engine's id.
     Stopped(String),
 }
+
+/// What the name of a run's own folder begins with.
+pub const RUN_FOLDER: &str = "pglife-run-";
 
 impl Thing {
     fn columns(&self) -> (&'static str, String) {
@@ -233,6 +242,7 @@ impl Thing {
             Self::Container(name) => ("container", name.clone()),
             Self::Volume(name) => ("volume", name.clone()),
             Self::SetFolder(path) => ("set-folder", path.to_string_lossy().into_owned()),
+            Self::Folder(path) => ("folder", path.to_string_lossy().into_owned()),
             Self::Stopped(id) => ("stopped", id.clone()),
             Self::SetObjects { repository, set } => ("set-objects", format!("{repository}:{}", set.commit_key())),
         }
@@ -243,6 +253,7 @@ impl Thing {
             "container" => Some(Self::Container(name)),
             "volume" => Some(Self::Volume(name)),
             "set-folder" => Some(Self::SetFolder(name.into())),
+            "folder" => Some(Self::Folder(name.into())),
             "stopped" => Some(Self::Stopped(name)),
             "set-objects" => {
                 let (repository, key) = name.split_once(':')?;

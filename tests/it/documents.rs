@@ -46,6 +46,7 @@ pages! {
     daemon => "docs/daemon.md",
     consul => "docs/consul.md",
     drills => "docs/drill.md",
+    selftest => "docs/selftest.md",
     upgrade => "docs/upgrade.md",
     encryption => "docs/encryption.md",
     retention => "docs/retention.md",
