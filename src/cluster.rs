@@ -103,6 +103,19 @@ checked_name!(
     is_cluster_name,
     "1 to 48 of a-z, 0-9 and '-', not beginning or ending with '-'"
 );
+impl ClusterName {
+    /// What the throwaway server of a drill of this cluster is called: there is one at a time.
+    pub fn for_drills(&self) -> Self {
+        let name = format!("{self}-drill");
+        if is_cluster_name(&name) {
+            return Self(name);
+        }
+        // Too long for that; long names that begin alike are told apart all the same.
+        let digest = blake3::hash(self.0.as_bytes()).to_hex();
+        Self(format!("drill-{}", &digest[..32]))
+    }
+}
+
 checked_name!(
     /// A Docker container's name, as the engine accepts it.
     ContainerName,

@@ -117,6 +117,8 @@ pub enum Operation {
     Restore,
     /// Restores into a throwaway server, to see whether a backup is good.
     Drill,
+    /// The same into a newer major, to see what an upgrade would break.
+    Rehearsal,
     /// Removes a cluster.
     Remove,
     /// Deletes the backups that retention does not keep.
@@ -144,6 +146,7 @@ impl Operation {
             Self::Volume => "volume",
             Self::Restore => "restore",
             Self::Drill => "drill",
+            Self::Rehearsal => "rehearsal",
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Delete => "delete",
@@ -151,6 +154,14 @@ impl Operation {
             Self::Sync => "sync",
             Self::Upgrade => "upgrade",
             Self::Verify => "verify",
+        }
+    }
+
+    /// What it locks when it works on `cluster`: a drill works on its throwaway server, and keeps no backup from running.
+    pub fn locks(self, cluster: &ClusterName) -> ClusterName {
+        match self {
+            Self::Drill | Self::Rehearsal => cluster.for_drills(),
+            _ => cluster.clone(),
         }
     }
 
@@ -163,6 +174,7 @@ impl Operation {
             Self::Volume,
             Self::Restore,
             Self::Drill,
+            Self::Rehearsal,
             Self::Remove,
             Self::Prune,
             Self::Delete,
@@ -374,14 +386,14 @@ impl State {
         Ok(Some(HeldLock { file, path, remove }))
     }
 
-    /// Takes the cluster for this process; whoever holds it is named otherwise.
+    /// Takes for this process what `operation` locks of the cluster; whoever holds it is named otherwise.
     pub fn lock_cluster(
         &self,
         cluster: &ClusterName,
         operation: Operation,
         now: Timestamp,
     ) -> Result<HeldLock, StateError> {
-        let path = self.folder.join("locks").join(format!("{cluster}.lock"));
+        let path = self.folder.join("locks").join(format!("{}.lock", operation.locks(cluster)));
         let words = format!("{} since {now}, process {}", operation.as_str(), std::process::id());
         if let Some(lock) = self.lock(path.clone(), &words, false)? {
             return Ok(lock);

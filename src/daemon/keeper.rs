@@ -26,7 +26,7 @@ use crate::consul::{Consul, ConsulError};
 use crate::policy::freshness::Level;
 use crate::state::{Fired, FiredSlots};
 use crate::status::board::{Board, Role, Snapshot};
-use crate::status::{ClusterStatus, KindStatus, verdicts};
+use crate::status::{ClusterStatus, KindStatus, ProofStatus, verdicts};
 
 /// How often every check is spoken for.
 const BEAT: Duration = Duration::from_secs(30);
@@ -253,9 +253,13 @@ impl Keeper {
         session: &SessionId,
     ) -> Result<(), ConsulError> {
         for cluster in &snapshot.clusters {
-            for (kind, status) in [("dump", &cluster.dump), ("volume", &cluster.volume)] {
-                let key = self.consul.key(&format!("state/{}/backup/{kind}", cluster.cluster));
-                let text = document(status);
+            let documents = [
+                ("backup/dump", document(&cluster.dump)),
+                ("backup/volume", document(&cluster.volume)),
+                ("drill", proof_document(&cluster.proof)),
+            ];
+            for (name, text) in documents {
+                let key = self.consul.key(&format!("state/{}/{name}", cluster.cluster));
                 if written.get(&key) != Some(&text) && self.consul.put_as(session, &key, &text).await? {
                     written.insert(key, text);
                 }
@@ -274,6 +278,21 @@ fn document(status: &KindStatus) -> String {
         "failures_since_success": status.failures_since_success,
         "next_run_at": status.next_run_at,
         "limits": status.limits,
+    });
+    text.to_string()
+}
+
+/// What `state/<cluster>/drill` holds.
+fn proof_document(proof: &ProofStatus) -> String {
+    let text = serde_json::json!({
+        "last_proven": proof.last_proven,
+        "bad": proof.bad,
+        "last_drill_at": proof.last_drill.as_ref().map(|drill| drill.at),
+        "last_drill": proof.last_drill.as_ref().map(|drill| drill.result),
+        "failures_since_success": proof.failures_since_success,
+        "next_run_at": proof.next_run_at,
+        "limits": proof.limits,
+        "recovery": proof.recovery,
     });
     text.to_string()
 }
