@@ -105,6 +105,7 @@ checked_name!(
 );
 impl ClusterName {
     /// What the throwaway server of a drill of this cluster is called: there is one at a time.
+    #[must_use]
     pub fn for_drills(&self) -> Self {
         let name = format!("{self}-drill");
         if is_cluster_name(&name) {
@@ -355,6 +356,17 @@ mod tests {
         for name in ["", "Main", "a_b", "-a", "a-", "a/b", "..", "ä", &"x".repeat(49)] {
             assert!(ClusterName::new(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn throwaway_servers_have_names_of_their_own() {
+        let name = |text: &str| ClusterName::new(text).expect("a name").for_drills();
+        assert_eq!(name("chado").as_str(), "chado-drill");
+        let long = ["a", "b"].map(|end| format!("{}{end}", "x".repeat(47)));
+        for text in &long {
+            assert!(ClusterName::new(name(text).as_str()).is_ok());
+        }
+        assert_ne!(name(&long[0]), name(&long[1]));
     }
 
     #[test]

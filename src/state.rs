@@ -664,6 +664,21 @@ mod tests {
     }
 
     #[test]
+    fn a_drill_keeps_no_backup_from_running_but_a_second_drill() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::open(folder.path()).expect("opened");
+        let _drill = state.lock_cluster(&cluster(), Operation::Drill, at(0)).expect("free");
+        let _dump =
+            state.lock_cluster(&cluster(), Operation::Dump, at(0)).expect("a drill holds nothing of the cluster");
+        let second =
+            state.lock_cluster(&cluster(), Operation::Rehearsal, at(1)).expect_err("there is one server for drills");
+        assert_eq!(second.exit(), Exit::LockBusy);
+        // It is the cluster's run all the same.
+        let _alive = state.begin_run("r1", &cluster(), Operation::Drill, at(0)).expect("begun");
+        assert_eq!(state.runs(Some(&cluster()), 10).expect("read").len(), 1);
+    }
+
+    #[test]
     fn a_run_whose_lock_is_free_is_dead_until_it_is_ended() {
         let folder = tempfile::tempdir().expect("a folder");
         let state = State::open(folder.path()).expect("opened");

@@ -62,15 +62,12 @@ pub fn list(
             let same = all.iter_mut().find(|listed| {
                 listed.certificate.set == certificate.set && listed.certificate.ended_at == certificate.ended_at
             });
-            match same {
-                Some(listed) => {
-                    listed.repositories.push(name.clone());
-                    listed.chained &= chained;
-                }
-                None => {
-                    let certificate = certificate.clone();
-                    all.push(Listed { certificate, repositories: vec![name.clone()], recovery: None, chained });
-                }
+            if let Some(listed) = same {
+                listed.repositories.push(name.clone());
+                listed.chained &= chained;
+            } else {
+                let certificate = certificate.clone();
+                all.push(Listed { certificate, repositories: vec![name.clone()], recovery: None, chained });
             }
         }
     }
