@@ -422,6 +422,7 @@ fn chain(error: &ConsulError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Disproven;
 
     #[test]
     fn the_newer_memory_counts() {
@@ -456,6 +457,36 @@ mod tests {
         ]);
         let wanted = [own(&snapshot, Role::Leader, None)];
         assert_eq!(surplus(&there, &wanted, &snapshot, Role::Leader), ["pglife-backup-gone"]);
+    }
+
+    #[test]
+    fn a_bad_backup_turns_its_check_critical_and_is_in_kv() {
+        let at = Timestamp::UNIX_EPOCH;
+        let bad = Disproven { set: "the-set".to_owned(), completed_at: at, found_at: at };
+        let cluster = ClusterStatus {
+            cluster: "chado".parse().expect("a name"),
+            host: "local".to_owned(),
+            major: "17".to_owned(),
+            server: "healthy".to_owned(),
+            dump: KindStatus { last_known_at: Some(at), ..KindStatus::default() },
+            volume: KindStatus::default(),
+            proof: ProofStatus { bad: Some(bad), ..ProofStatus::default() },
+            repositories: vec![],
+            prune: None,
+            verify: None,
+            problems: vec![],
+        };
+        let document: serde_json::Value = serde_json::from_str(&proof_document(&cluster.proof)).expect("JSON");
+        assert_eq!(document["bad"]["set"], "the-set");
+        let board = Board::new("one".to_owned(), at);
+        let checks = of_cluster(&board.read(), &cluster, None).checks;
+        let checks: Vec<&str> = checks.iter().map(|check| check.id.as_str()).collect();
+        assert_eq!(checks, ["pglife-backup-chado-dump", "pglife-backup-chado-drill"]);
+        board.change(|snapshot| snapshot.clusters.push(cluster));
+        let said = said(&board.read(), at);
+        let (_, status, words) = said.iter().find(|(id, _, _)| id == "pglife-backup-chado-drill").expect("a check");
+        assert_eq!(*status, Status::Critical);
+        assert!(words.contains("found backup the-set bad"), "{words}");
     }
 
     #[test]

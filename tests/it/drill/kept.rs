@@ -74,11 +74,15 @@ fn a_copy_of_the_volumes_is_kept_and_published() {
     let (cluster, _) = shop(&house, "");
     let server = format!("{cluster}-drill-db");
     house.items(&["backup", &cluster, "--kind", "volume"]);
-    let port = {
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        free.local_addr().expect("an address").port().to_string()
-    };
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = taken.local_addr().expect("an address").port().to_string();
     let ways = ["--backup", "latest:volume", "--keep", "1h", "--port", &port];
+    // Somebody has the port: the backup is proven all the same, and nothing half-made is kept.
+    let (answer, said) = drill(&house, &[&[cluster.as_str()], &ways[..]].concat(), 3);
+    assert!(answer["result"] == "proven" && answer["kept"].is_null(), "{answer}");
+    assert!(said.contains("could not be kept"), "{said}");
+    assert_eq!(of_drills(&house), Vec::<String>::new());
+    drop(taken);
     let (answer, said) = drill(&house, &[&[cluster.as_str()], &ways[..]].concat(), 0);
     assert_eq!(answer["result"], "proven", "{said}");
     // Its files were looked at while it was down; it runs again.
