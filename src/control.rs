@@ -359,7 +359,7 @@ impl ControlPlane {
         self.bury_dead_runs().await?;
         let lock = self.state.lock_cluster(cluster, operation, now).map_err(failed(what()))?;
         self.not_in_an_upgrade(operation, cluster, &what())?;
-        let everywhere = lock::take(self, cluster, operation, &what()).await?;
+        let everywhere = lock::take(self, &operation.locks(cluster), operation, &what()).await?;
         let id = new_run_id(now);
         let alive = self.state.begin_run(&id, cluster, operation, now).map_err(failed(what()))?;
         tracing::info!(run = id, %cluster, operation = operation.as_str(), "run begins");
@@ -394,11 +394,11 @@ impl ControlPlane {
     }
 
     /// While an upgrade is open, its resume is the only thing that may touch the cluster; and what it put aside is removed by
-    /// `finalize` only.
+    /// `finalize` only. A drill touches the repository and its own server alone.
     fn not_in_an_upgrade(&self, operation: Operation, cluster: &ClusterName, what: &str) -> Result<(), OperationError> {
         let Some(last) = self.state.last_upgrade(cluster).map_err(failed(what))? else { return Ok(()) };
         let (exit, why, next) = match (last.phase.as_str(), operation) {
-            (_, Operation::Upgrade) => return Ok(()),
+            (_, Operation::Upgrade | Operation::Drill | Operation::Rehearsal) => return Ok(()),
             _ if last.is_open() => (
                 Exit::LockBusy,
                 "an upgrade of it is open: it was cut, and must be carried to an end first",
@@ -655,14 +655,17 @@ impl ControlPlane {
 /// Where a managed cluster's server puts its socket for workers: on the data volume, so that they can mount it.
 pub const SOCKET_FOLDER: &str = "/data/run";
 
-/// Removes workers and scratch volumes that nobody works with any more.
+/// Removes workers, scratch volumes and what drills made, once nobody works with them any more.
 pub async fn sweep(engine: &Engine, state: &State) -> Result<Vec<String>, DockerError> {
     let managed = format!("{}=true", label::MANAGED);
+    let now = Timestamp::now();
+    let containers = engine.containers_labelled(&[&managed, label::EXPIRES]).await?;
+    let kept = label::kept_runs(containers.iter().map(|container| &container.labels), now);
     let is_orphan = |labels: &std::collections::HashMap<String, String>| {
-        label::is_orphan(labels, |run| state.is_over(run), Timestamp::now())
+        label::is_orphan(labels, &kept, |run| state.is_over(run), now)
     };
     let mut swept = Vec::new();
-    for container in engine.containers_labelled(&[&managed, label::EXPIRES]).await? {
+    for container in containers {
         if is_orphan(&container.labels) {
             engine.remove_container(&container.id).await?;
             tracing::warn!(container = container.name, "removed an orphan");

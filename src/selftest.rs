@@ -115,7 +115,7 @@ pub async fn selftest(
     let mutations = wanted(control, repository, &commit, request, &what)?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     // The throwaway servers of its drills have the name of every drill's.
-    let run = control.begin(Operation::Selftest, &drill::throwaway_name(&policy.name)?, &engine).await?;
+    let run = control.begin(Operation::Selftest, &policy.name, &engine).await?;
     let folder = request.scratch.as_ref().unwrap_or(&control.configuration.settings.state_dir);
     let folder = Thing::Folder(folder.join(format!("{RUN_FOLDER}{}", run.id)));
     let tried = in_run(control, &run, policy, request, &folder, repository, &commit, mutations, &what, progress).await;

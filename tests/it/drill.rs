@@ -1,5 +1,9 @@
 //! Drills: a good backup is proven, a bad one is told apart from a broken machine, and nothing is left behind.
 
+mod bucket;
+mod kept;
+mod unjudged;
+
 use std::path::Path;
 use std::process::Stdio;
 
@@ -101,7 +105,7 @@ fn forge(folder: &Path, change: impl FnOnce(&mut Manifest)) {
 }
 
 /// Rewrites the facts of a set with `change`, and its digests with them.
-fn forge_facts(folder: &Path, change: impl FnOnce(&mut Value)) {
+pub fn forge_facts(folder: &Path, change: impl FnOnce(&mut Value)) {
     let file = folder.join("facts.json");
     let mut facts: Value = serde_json::from_slice(&std::fs::read(&file).expect("facts")).expect("JSON");
     change(&mut facts);
