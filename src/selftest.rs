@@ -122,9 +122,10 @@ pub async fn selftest(
     run.give_up(&policy.host, &folder).await;
     run.end(tried.map_err(|error| error.safe(safe)), |tested| {
         let missed: Vec<&str> = tested.missed().map(|trial| trial.mutation.as_str()).collect();
-        let words = match missed.is_empty() {
-            true => format!("{} mutations, none missed", tested.trials.len()),
-            false => format!("missed: {}", missed.join(", ")),
+        let words = if missed.is_empty() {
+            format!("{} mutations, none missed", tested.trials.len())
+        } else {
+            format!("missed: {}", missed.join(", "))
         };
         (tested.exit(), words, Some(tested.set.clone()))
     })

@@ -133,8 +133,9 @@ pub(super) fn with_changed_role(globals: &str, bootstrap: &str) -> Option<String
 }
 
 fn last_role<'g>(globals: &'g str, bootstrap: &str) -> Option<&'g str> {
-    let created = globals.lines().filter_map(|line| line.strip_prefix("CREATE ROLE ")?.strip_suffix(';'));
-    created.filter(|role| *role != bootstrap && !role.contains([' ', '"'])).next_back()
+    let mut created = globals.lines().filter_map(|line| line.strip_prefix("CREATE ROLE ")?.strip_suffix(';'));
+    let plain = |role: &&str| *role != bootstrap && !role.contains([' ', '"']);
+    created.rfind(plain)
 }
 
 #[cfg(test)]
