@@ -26,6 +26,7 @@ mod layout;
 mod manifest;
 mod pin;
 mod recover;
+mod recovery_time;
 mod selector;
 
 pub use certificate::Certificate;
@@ -40,6 +41,7 @@ pub use manifest::{
 };
 pub use pin::{PIN_VERSION, Pin, PinError};
 pub use recover::{Recipe, RecipeMount, RestoreStep, cover, instructions, restore_order};
+pub use recovery_time::RecoveryTime;
 pub use selector::{Selector, SelectorError};
 
 #[doc(hidden)]

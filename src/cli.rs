@@ -41,6 +41,7 @@ mod progress;
 mod prune;
 mod repo;
 mod restore;
+mod selftest;
 mod status;
 mod upgrade;
 mod version;
@@ -145,6 +146,8 @@ enum Command {
     Restore(restore::Args),
     /// Prove a backup: restore it into a throwaway server and compare; show the certificates
     Drill(drill::Args),
+    /// Spoil copies of a backup, and see that each is noticed
+    Selftest(selftest::Args),
     /// Move a cluster to a newer major version; see, resume and undo it
     Upgrade(upgrade::Args),
     /// Make, list, check and clear repositories
@@ -264,6 +267,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Prune(args) => prune::run(&args, context).await,
         Command::Restore(args) => Box::pin(restore::run(args, context)).await,
         Command::Drill(args) => Box::pin(drill::run(args, context)).await,
+        Command::Selftest(args) => selftest::run(args, context).await,
         Command::Upgrade(args) => Box::pin(upgrade::run(args, context)).await,
         Command::Repo(args) => repo::run(&args, context).await,
         Command::Key(args) => key::run(&args, context),

@@ -103,6 +103,20 @@ checked_name!(
     is_cluster_name,
     "1 to 48 of a-z, 0-9 and '-', not beginning or ending with '-'"
 );
+impl ClusterName {
+    /// What the throwaway server of a drill of this cluster is called: there is one at a time.
+    #[must_use]
+    pub fn for_drills(&self) -> Self {
+        let name = format!("{self}-drill");
+        if is_cluster_name(&name) {
+            return Self(name);
+        }
+        // Too long for that; long names that begin alike are told apart all the same.
+        let digest = blake3::hash(self.0.as_bytes()).to_hex();
+        Self(format!("drill-{}", &digest[..32]))
+    }
+}
+
 checked_name!(
     /// A Docker container's name, as the engine accepts it.
     ContainerName,
@@ -342,6 +356,17 @@ mod tests {
         for name in ["", "Main", "a_b", "-a", "a-", "a/b", "..", "ä", &"x".repeat(49)] {
             assert!(ClusterName::new(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn throwaway_servers_have_names_of_their_own() {
+        let name = |text: &str| ClusterName::new(text).expect("a name").for_drills();
+        assert_eq!(name("chado").as_str(), "chado-drill");
+        let long = ["a", "b"].map(|end| format!("{}{end}", "x".repeat(47)));
+        for text in &long {
+            assert!(ClusterName::new(name(text).as_str()).is_ok());
+        }
+        assert_ne!(name(&long[0]), name(&long[1]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod lock;
 mod repositories;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,7 +30,7 @@ use crate::exit::Exit;
 use crate::policy::{self, Policy};
 use crate::postgres::{Login, Password};
 use crate::settings;
-use crate::state::{HeldLock, Made, Operation, State, StateError, Thing};
+use crate::state::{HeldLock, Made, Operation, RUN_FOLDER, State, StateError, Thing};
 use crate::storage::{self, Key, Location, StorageError};
 use crate::worker::Trouble;
 use crate::worker::session::{Session, SessionError};
@@ -359,7 +359,7 @@ impl ControlPlane {
         self.bury_dead_runs().await?;
         let lock = self.state.lock_cluster(cluster, operation, now).map_err(failed(what()))?;
         self.not_in_an_upgrade(operation, cluster, &what())?;
-        let everywhere = lock::take(self, cluster, operation, &what()).await?;
+        let everywhere = lock::take(self, &operation.locks(cluster), operation, &what()).await?;
         let id = new_run_id(now);
         let alive = self.state.begin_run(&id, cluster, operation, now).map_err(failed(what()))?;
         tracing::info!(run = id, %cluster, operation = operation.as_str(), "run begins");
@@ -394,11 +394,11 @@ impl ControlPlane {
     }
 
     /// While an upgrade is open, its resume is the only thing that may touch the cluster; and what it put aside is removed by
-    /// `finalize` only.
+    /// `finalize` only. A drill touches the repository and its own server alone.
     fn not_in_an_upgrade(&self, operation: Operation, cluster: &ClusterName, what: &str) -> Result<(), OperationError> {
         let Some(last) = self.state.last_upgrade(cluster).map_err(failed(what))? else { return Ok(()) };
         let (exit, why, next) = match (last.phase.as_str(), operation) {
-            (_, Operation::Upgrade) => return Ok(()),
+            (_, Operation::Upgrade | Operation::Drill | Operation::Rehearsal) => return Ok(()),
             _ if last.is_open() => (
                 Exit::LockBusy,
                 "an upgrade of it is open: it was cut, and must be carried to an end first",
@@ -519,6 +519,7 @@ impl ControlPlane {
                     Ok(())
                 }
             },
+            Thing::Folder(folder) => self.remove_folder(folder).await,
             Thing::SetObjects { repository, set } => self.clear_uncommitted(repository, set),
             Thing::Stopped(id) => self.start_again(&made.host, id).await,
             Thing::Container(name) => {
@@ -541,6 +542,30 @@ impl ControlPlane {
                 }
             }
         }
+    }
+
+    /// Removes a run's own folder, and first what the runs did whose state is in it.
+    async fn remove_folder(&self, folder: &Path) -> Result<(), OperationError> {
+        let what = || format!("cleaning up: {} cannot be removed", folder.display());
+        let own = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUN_FOLDER));
+        if !own || !folder.exists() {
+            return Ok(());
+        }
+        let state_dir = folder.join("state");
+        if state_dir.is_dir() {
+            let mut configuration = self.configuration.clone();
+            configuration.settings.state_dir = state_dir;
+            configuration.settings.consul = None;
+            let inside = Self::open(configuration, CancellationToken::new())?;
+            Box::pin(inside.bury_dead_runs()).await?;
+            if !inside.state.dead_runs().map_err(failed(what()))?.is_empty() {
+                return Err(OperationError::new(Exit::Failed, format!("{}: its runs left something", what())));
+            }
+        }
+        std::fs::remove_dir_all(folder).map_err(|error| OperationError {
+            source: Some(Box::new(error)),
+            ..OperationError::new(Exit::Failed, what())
+        })
     }
 
     /// Removes the objects of a set that is not committed from a repository; one that is stays.
@@ -630,14 +655,17 @@ impl ControlPlane {
 /// Where a managed cluster's server puts its socket for workers: on the data volume, so that they can mount it.
 pub const SOCKET_FOLDER: &str = "/data/run";
 
-/// Removes workers and scratch volumes that nobody works with any more.
+/// Removes workers, scratch volumes and what drills made, once nobody works with them any more.
 pub async fn sweep(engine: &Engine, state: &State) -> Result<Vec<String>, DockerError> {
     let managed = format!("{}=true", label::MANAGED);
+    let now = Timestamp::now();
+    let containers = engine.containers_labelled(&[&managed, label::EXPIRES]).await?;
+    let kept = label::kept_runs(containers.iter().map(|container| &container.labels), now);
     let is_orphan = |labels: &std::collections::HashMap<String, String>| {
-        label::is_orphan(labels, |run| state.is_over(run), Timestamp::now())
+        label::is_orphan(labels, &kept, |run| state.is_over(run), now)
     };
     let mut swept = Vec::new();
-    for container in engine.containers_labelled(&[&managed, label::EXPIRES]).await? {
+    for container in containers {
         if is_orphan(&container.labels) {
             engine.remove_container(&container.id).await?;
             tracing::warn!(container = container.name, "removed an orphan");

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Invariants: a slot is remembered, on disk, before its run starts, so that no slot runs twice whatever kills the daemon; a
-//! cluster has one run at a time; a configuration that is not valid changes nothing but a flag; a run is never dropped half-way:
+//! cluster has one run at a time, and a drill beside it; a configuration that is not valid changes nothing but a flag; a run is never dropped half-way:
 //! the end waits for it, and asks it to end when the time is up.
 
 mod admission;
@@ -41,14 +41,14 @@ use crate::configuration::{Configuration, ConfigurationError};
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::exit::Exit;
 use crate::http;
-use crate::policy::Policy;
+use crate::policy::{Policy, Task};
 use crate::settings::{self, WhenAway};
-use crate::state::{Fired, FiredSlots, State};
+use crate::state::{Fired, FiredSlots, Operation, State};
 use crate::status::board::{Board, Role, Running};
 use crate::status::{ClusterStatus, look};
 
-use admission::{Claim, Limits, admit};
-use agenda::{Step, Task, decide, entries, remembered};
+use admission::{Claim, ClaimKind, Limits, admit};
+use agenda::{Step, decide, entries, remembered};
 use jobs::{Ended, Job};
 use keeper::{Fence, Keeper, News, merge, share};
 use ticker::Ticker;
@@ -204,7 +204,7 @@ struct Daemon {
     unannounced: bool,
     fired: FiredSlots,
     /// What the runs take up that go on.
-    claims: BTreeMap<ClusterName, Claim>,
+    claims: BTreeMap<(ClusterName, Task), Claim>,
     jobs: JoinSet<Ended>,
     looks: JoinSet<Result<Vec<ClusterStatus>, OperationError>>,
     looked: Option<Instant>,
@@ -243,18 +243,14 @@ impl Daemon {
             for entry in entries(policy) {
                 let step = decide(&entry, &self.fired, now);
                 let Some(remember) = remembered(&entry, step, now) else { continue };
-                let claim = Claim {
-                    cluster: policy.name.clone(),
-                    host: entry.host.clone(),
-                    repositories: entry.repositories.to_vec(),
-                };
+                let claim = claim(&entry);
                 if let Step::Start(_) = step {
                     let running: Vec<Claim> = self.claims.values().cloned().collect();
                     if let Err(refusal) = admit(&running, &claim, limits) {
                         tracing::debug!(cluster = %policy.name, task = %entry.task, "waits: {refusal}");
                         continue;
                     }
-                    if control.state.is_busy(&policy.name) {
+                    if control.state.is_busy(&claim.cluster) {
                         tracing::debug!(cluster = %policy.name, task = %entry.task, "waits: a command works on it");
                         continue;
                     }
@@ -275,7 +271,8 @@ impl Daemon {
                             entry.schedule.timezone.show(slot.at)
                         );
                         self.count(&policy.name, entry.task, "missed");
-                        self.event(Some(&policy.name), "backup.missed", &text);
+                        let kind = if entry.task == Task::Drill { "drill.missed" } else { "backup.missed" };
+                        self.event(Some(&policy.name), kind, &text);
                     }
                     Step::Wait | Step::Begin => {}
                 }
@@ -357,7 +354,7 @@ impl Daemon {
     }
 
     fn start(&mut self, policy: &Policy, task: Task, claim: Claim, before: Option<Fired>, now: Timestamp) {
-        self.claims.insert(policy.name.clone(), claim);
+        self.claims.insert((policy.name.clone(), task), claim);
         self.board.change(|snapshot| {
             snapshot.running.push(Running {
                 cluster: policy.name.clone(),
@@ -393,8 +390,10 @@ impl Daemon {
             }
         };
         let Ended { cluster, task, outcome, before, seconds } = ended;
-        self.claims.remove(&cluster);
-        self.board.change(|snapshot| snapshot.running.retain(|running| running.cluster != cluster));
+        self.claims.remove(&(cluster.clone(), task));
+        self.board.change(|snapshot| {
+            snapshot.running.retain(|running| running.cluster != cluster || running.task != task.as_str());
+        });
         match outcome {
             // Somebody was quicker: the slot is still to be run.
             jobs::Outcome::Busy => {
@@ -405,13 +404,15 @@ impl Daemon {
                 for report in &reports {
                     if report.is_main {
                         self.count(&cluster, task, report.result);
-                        if report.result != "failed" {
+                        if matches!(report.result, "ok" | "warnings" | "proven") {
                             self.board.change(|snapshot| {
                                 snapshot.durations.insert((cluster.clone(), task.as_str()), seconds);
                             });
                         }
                     }
-                    self.event(Some(&cluster), report.kind, &report.text);
+                    if let Some(kind) = report.kind {
+                        self.event(Some(&cluster), kind, &report.text);
+                    }
                 }
             }
         }
@@ -553,6 +554,20 @@ impl Daemon {
         if let Err(error) = self.control.state.record_event(Timestamp::now(), cluster, kind, text) {
             tracing::warn!("an event could not be recorded: {error}");
         }
+    }
+}
+
+/// What a run of a schedule takes up.
+fn claim(entry: &agenda::Entry<'_>) -> Claim {
+    let (kind, operation) = match entry.task {
+        Task::Drill => (ClaimKind::Drill, Operation::Drill),
+        Task::Dump | Task::Volume | Task::Verify => (ClaimKind::Backup, Operation::Dump),
+    };
+    Claim {
+        cluster: operation.locks(entry.cluster),
+        host: entry.host.clone(),
+        repositories: entry.repositories.to_vec(),
+        kind,
     }
 }
 

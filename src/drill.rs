@@ -7,40 +7,40 @@
 //!
 //! * The server has no network, no published port, and volumes of its own; the cluster itself is not touched, nor locked: its
 //!   backups go on.
+//! * A drill is a run from its first step: one that finds no key, no repository or no image is in the record too.
 //! * Whatever is made is recorded before and labelled, so it goes whatever happens, at the latest with the next command.
+//! * Only where it is asked for does the server stay for a while ([`kept`]).
 //! * Three ends that are never mixed up: *proven*, *bad* (exit 20, the backup is at fault) and *not judged* (an error of Docker, the
 //!   repository, a key …, or a check that could not be made). Only the first two leave a certificate.
 
 mod certificates;
+mod checks;
 pub mod junit;
+mod kept;
+mod stopwatch;
+mod throwaway;
 mod verdict;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use jiff::Timestamp;
 
 use crate::backup_set::certificate::{CERTIFICATE_VERSION, Certificate, Check, Outcome, Stage, Verdict};
-use crate::backup_set::{Commit, ImageReference, Kind, Manifest, Selector};
-use crate::cluster::{ClusterName, PgMajor, RepoName, VolumeName};
-use crate::control::{
-    ControlPlane, Found, OperationError, Progress, Run, Tick, catalogue, close_worker, failed, start_worker,
-};
-use crate::docker::Container;
-use crate::docker::label::{self, Purpose};
-use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::backup_set::{Commit, ImageReference, Manifest, Selector};
+use crate::cluster::{PgMajor, RepoName};
+use crate::control::{ControlPlane, OperationError, Progress, Repositories, Run, Tick, failed, sweep};
 use crate::exit::Exit;
 use crate::facts::Extent;
-use crate::policy::{Layout, Policy};
+use crate::policy::Policy;
 use crate::provision;
-use crate::restore::{self, Plan, Prepared, RestoreRequest, Source, Wanted};
-use crate::state::{Operation, Thing};
-use crate::storage::{FolderLocation, Key, Location};
-use crate::worker::session::SessionError;
-use crate::worker::{CheckJob, CopyJob, Event, PagesJob, Request, SET_FOLDER};
+use crate::restore::{self, Plan, Prepared, RestoreRequest, Wanted};
+use crate::state::Operation;
+use crate::storage::Key;
+
+use stopwatch::Stopwatch;
 
 pub use certificates::{Listed, list};
+pub use kept::{Keep, Kept, LONGEST, Removed, remove};
 pub use verdict::Judgement;
 
 /// What is asked for.
@@ -69,9 +69,30 @@ pub struct Drilled {
     pub certified: Vec<RepoName>,
     /// What the operator should read.
     pub warnings: Vec<String>,
+    /// The server, where it is kept.
+    pub kept: Option<Kept>,
 }
 
 impl Drilled {
+    /// What it came to, in a line: for the record of runs, and for events.
+    pub fn summary(&self) -> String {
+        let mut text = format!("{}: {}", self.judgement, self.certificate.set);
+        if self.rehearsal {
+            text.push_str(&format!(" in PostgreSQL {}", self.certificate.major));
+        }
+        let bad = self.certificate.checks.iter().filter(|check| check.outcome == Outcome::Failed);
+        for found in
+            bad.flat_map(|check| check.found.iter().map(move |found| format!("; {}: {found}", check.name))).take(3)
+        {
+            text.push_str(&found);
+        }
+        for warning in &self.warnings {
+            text.push_str("; ");
+            text.push_str(warning);
+        }
+        text
+    }
+
     /// How the process ends.
     pub fn exit(&self) -> Exit {
         match &self.judgement {
@@ -85,55 +106,89 @@ impl Drilled {
     }
 }
 
-/// Settings of the cluster that a restore may need, or that decide how long it takes.
-const SETTINGS: [&str; 11] = [
-    "shared_preload_libraries",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_connections",
-    "max_worker_processes",
-    "max_parallel_workers",
-    "max_parallel_maintenance_workers",
-    "shared_buffers",
-    "maintenance_work_mem",
-    "work_mem",
-    "max_wal_size",
-];
+/// What a failed drill leaves as it was.
+const SAFE: &str = "the cluster, its backups and their certificates are as they were";
 
-/// The name of the throwaway cluster: one at a time for each cluster.
-pub fn throwaway_name(cluster: &ClusterName) -> Result<ClusterName, OperationError> {
-    let name = format!("{cluster}-drill");
-    ClusterName::new(&name).or_else(|_| ClusterName::new(format!("drill-{:.40}", cluster.as_str()))).map_err(|error| {
-        OperationError::new(
-            Exit::Usage,
-            format!("drill of cluster \"{cluster}\" failed: no name for its server: {error}"),
-        )
-    })
-}
-
-/// Drills a backup of the cluster of `policy`.
+/// Drills a backup of the cluster of `policy`. Whatever comes of it is in the record of runs, and is told as an event.
 pub async fn drill(
     control: &ControlPlane,
     policy: &Policy,
     request: &DrillRequest,
     progress: Progress<'_>,
 ) -> Result<Drilled, OperationError> {
-    let name = throwaway_name(&policy.name)?;
+    drill_and_keep(control, policy, request, None, progress).await
+}
+
+/// The same; and where `keep` says so, the throwaway server stays for a while.
+pub async fn drill_and_keep(
+    control: &ControlPlane,
+    policy: &Policy,
+    request: &DrillRequest,
+    keep: Option<Keep>,
+    progress: Progress<'_>,
+) -> Result<Drilled, OperationError> {
+    kept::refuse_while_kept(control, policy).await?;
+    let operation = match request.major {
+        Some(major) if major != policy.major => Operation::Rehearsal,
+        _ => Operation::Drill,
+    };
+    let run = control.begin_without_engine(operation, &policy.name).await?;
+    let ended = in_run(control, &run, policy, request, keep, progress).await.map_err(|error| error.safe(SAFE));
+    let ended = run
+        .end(ended, |drilled| {
+            let set = drilled.certificate.set.clone();
+            (drilled.exit(), drilled.summary(), Some(set))
+        })
+        .await;
+    tell(control, policy, operation, &ended);
+    ended
+}
+
+/// Tells as an event what a drill came to.
+fn tell(control: &ControlPlane, policy: &Policy, operation: Operation, ended: &Result<Drilled, OperationError>) {
+    let (kind, text) = match ended {
+        _ if operation == Operation::Rehearsal => {
+            ("drill.rehearsed", ended.as_ref().map_or_else(OperationError::chain, Drilled::summary))
+        }
+        Ok(drilled) => match drilled.judgement {
+            Judgement::Proven => ("drill.proven", drilled.summary()),
+            Judgement::Bad => ("drill.failed", drilled.summary()),
+            Judgement::Unknown(_) => ("drill.unjudged", drilled.summary()),
+        },
+        Err(error) => {
+            let next = error.next.as_ref().map_or_else(String::new, |next| format!("; next: {next}"));
+            ("drill.unjudged", format!("{}{next}", error.chain()))
+        }
+    };
+    if let Err(error) = control.state.record_event(Timestamp::now(), Some(&policy.name), kind, &text) {
+        tracing::warn!("an event could not be recorded: {error}");
+    }
+}
+
+async fn in_run(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    request: &DrillRequest,
+    keep: Option<Keep>,
+    progress: Progress<'_>,
+) -> Result<Drilled, OperationError> {
     let what = format!("drill of cluster \"{}\" failed", policy.name);
-    let safe = "the cluster, its backups and their certificates are as they were";
+    let name = policy.name.for_drills();
     if control.configuration.policies.contains_key(&name) {
         let refused =
             format!("{what}: there is a cluster called \"{name}\", the name that the throwaway server would get");
         return Err(OperationError::new(Exit::Refused, refused).next("rename that cluster's policy"));
     }
     let began = Timestamp::now();
-    // A drill that died may still hold the names.
-    control.bury_dead_runs().await?;
+    let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
+    // What an earlier drill left may still hold the names.
+    sweep(&engine, &control.state).await.map_err(failed(&what))?;
     let repositories = control.repositories_of(policy, request.repository.as_ref())?;
-    let Found { commit, .. } = repositories.find(control, policy, &request.backup)?;
+    let commit = choose(control, policy, &repositories, &request.backup)?;
     let wanted = RestoreRequest {
         backup: Selector::Prefix(commit.set.to_string()),
-        into: name.clone(),
+        into: name,
         repository: request.repository.clone(),
         major: request.major,
         image: None,
@@ -144,23 +199,18 @@ pub async fn drill(
         Ok(prepared) => prepared,
         Err(error) if error.exit == Exit::VerifyFailed => {
             // What cannot even be read as a backup is a bad one.
-            let mut drilled = Findings::begun(began);
-            drilled.checks.push(failed_check("manifest", &error));
-            let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
-            let run = control.begin(Operation::Drill, &name, &engine).await?;
+            let mut findings = Findings::begun(began);
+            findings.checks.push(failed_check("manifest", &error));
             let image = ImageReference { name: String::new(), id: String::new(), digests: vec![] };
-            let ended = conclude(control, policy, request, &commit, None, policy.major, image, drilled, &run.id);
-            return finish(run, ended).await;
+            return conclude(control, policy, request, &commit, None, policy.major, image, findings, &run.id);
         }
-        Err(error) => return Err(error.safe(safe)),
+        Err(error) => return Err(error),
     };
-    prepared.cluster.throwaway = true;
+    prepared.cluster.life = provision::Life::Drill;
     prepared.cluster.network = Some("none".to_owned());
     prepared.cluster.publish = None;
-    prepared.cluster.settings = Some(settings(&prepared.manifest));
-    let run = control.begin(Operation::Drill, &name, &prepared.engine).await?;
-    let findings = in_run(control, &run, policy, &prepared, began, &what, progress).await;
-    remove_everything(&run, &prepared).await;
+    prepared.cluster.settings = Some(throwaway::settings(&prepared.manifest));
+    let findings = examine(control, run, policy, &prepared, began, &what, progress).await;
     let image = ImageReference {
         name: prepared.image.reference.clone(),
         id: prepared.image.id.clone(),
@@ -170,15 +220,57 @@ pub async fn drill(
         let (commit, manifest, major) = (&prepared.commit, Some(&prepared.manifest), prepared.policy.major);
         conclude(control, policy, request, commit, manifest, major, image, findings, &run.id)
     });
-    finish(run, ended.map_err(|error| error.safe(safe))).await
+    leave(control, run, &prepared, keep, ended, progress).await
 }
 
-async fn finish(run: Run<'_>, ended: Result<Drilled, OperationError>) -> Result<Drilled, OperationError> {
-    run.end(ended, |drilled| {
-        let set = drilled.certificate.set.clone();
-        (drilled.exit(), format!("{}: {set}", drilled.judgement), Some(set))
-    })
-    .await
+/// Removes what the drill made, or has its server stay where that is wanted. What cannot be kept is removed.
+async fn leave(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    prepared: &Prepared,
+    keep: Option<Keep>,
+    mut ended: Result<Drilled, OperationError>,
+    progress: Progress<'_>,
+) -> Result<Drilled, OperationError> {
+    let proven = ended.as_ref().is_ok_and(|drilled| drilled.judgement == Judgement::Proven);
+    let kept = match keep.filter(|keep| !(keep.only_on_failure && proven)) {
+        // Who asked for an end does not wait for a server to start.
+        Some(keep) if !control.cancel.is_cancelled() => Some(kept::keep(control, run, prepared, keep, progress).await),
+        _ => None,
+    };
+    if !matches!(kept, Some(Ok(_))) {
+        throwaway::remove_everything(run, prepared).await;
+    }
+    match (kept, &mut ended) {
+        (None, _) => {}
+        (Some(Ok((kept, warnings))), Ok(drilled)) => {
+            drilled.warnings.extend(warnings);
+            drilled.kept = Some(kept);
+        }
+        (Some(Ok((kept, _))), Err(error)) => {
+            let look = format!("its server is kept until {}; look at it: {}", kept.until, kept.connect.join(", or "));
+            error.next = Some(error.next.take().map_or(look.clone(), |next| format!("{next}; {look}")));
+        }
+        (Some(Err(why)), Ok(drilled)) => drilled.warnings.push(why.chain()),
+        (Some(Err(why)), Err(_)) => tracing::warn!("{}", why.chain()),
+    }
+    ended
+}
+
+/// The set that is meant. Where every one is proven, the newest one is as good as any to prove again.
+fn choose(
+    control: &ControlPlane,
+    policy: &Policy,
+    repositories: &Repositories,
+    selector: &Selector,
+) -> Result<Commit, OperationError> {
+    let found = match repositories.find(control, policy, selector) {
+        Err(error) if *selector == Selector::LatestUnproven && error.exit == Exit::NotFound => {
+            repositories.find(control, policy, &Selector::Latest(None))
+        }
+        found => found,
+    };
+    found.map(|found| found.commit)
 }
 
 /// What a drill has seen so far.
@@ -205,62 +297,8 @@ fn failed_check(name: &str, error: &OperationError) -> Check {
     Check { name: name.to_owned(), outcome: Outcome::Failed, found: vec![error.chain()], seconds: 0.0 }
 }
 
-/// Settings for the throwaway server: those of the cluster that matter, and nothing that reaches the outside.
-fn settings(manifest: &Manifest) -> String {
-    let mut text = "# A drill's throwaway server: it archives, replicates and listens nowhere.\n".to_owned();
-    if manifest.kind == Kind::Dump {
-        for name in SETTINGS {
-            if let Some(value) = manifest.server.settings.get(name) {
-                text.push_str(&format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''")));
-            }
-        }
-    }
-    text.push_str("archive_mode = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
-    text
-}
-
-/// Times the steps that an operation tells.
-struct Stopwatch {
-    stages: Mutex<Timed>,
-}
-
-/// Stages that have ended, and the one that goes on since.
-type Timed = (Vec<Stage>, Option<(String, Instant)>);
-
-impl Stopwatch {
-    fn new() -> Self {
-        Self { stages: Mutex::new((vec![], None)) }
-    }
-
-    fn step(&self, words: &str) {
-        let name = match words.split(' ').next().unwrap_or_default() {
-            "creating" => "create",
-            "starting" => "start",
-            "restoring" => "restore",
-            "unpacking" => "unpack",
-            "waiting" => "recover",
-            "fetching" => "fetch",
-            "checking" => "check",
-            other => other,
-        };
-        let mut guard = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stages, running) = &mut *guard;
-        if let Some((name, begun)) = running.take() {
-            stages.push(Stage { name, seconds: begun.elapsed().as_secs_f64() });
-        }
-        *running = Some((name.to_owned(), Instant::now()));
-    }
-
-    fn stop(self) -> Vec<Stage> {
-        let (mut stages, running) = self.stages.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some((name, begun)) = running {
-            stages.push(Stage { name, seconds: begun.elapsed().as_secs_f64() });
-        }
-        stages
-    }
-}
-
-async fn in_run(
+/// Restores and checks, with a stopwatch.
+async fn examine(
     control: &ControlPlane,
     run: &Run<'_>,
     policy: &Policy,
@@ -291,7 +329,7 @@ async fn look(
     what: &str,
     progress: Progress<'_>,
 ) -> Result<(), OperationError> {
-    let source = fetch(control, run, policy, prepared, what, progress).await;
+    let source = throwaway::fetch(control, run, policy, prepared, what, progress).await;
     let source = match source {
         Ok(source) => source,
         Err(error) if verdict::is_damage(&error) => {
@@ -314,166 +352,12 @@ async fn look(
         Err(error) => return Err(error),
     };
     progress(Tick::Step("checking what is there".to_owned()));
-    check(control, run, policy, prepared, &source, &container, findings, what).await?;
+    checks::check(control, run, policy, prepared, &source, &container, findings, what).await?;
     if let Plan::Volume(_) = &prepared.plan {
         prepared.engine.stop(&container.id, provision::STOP_PATIENCE).await.map_err(failed(what))?;
-        check_pages(control, run, prepared, findings, what).await?;
+        checks::check_pages(control, run, prepared, findings, what).await?;
     }
     Ok(())
-}
-
-/// The throwaway server has no network: what lies in a bucket is copied into a volume first.
-async fn fetch(
-    control: &ControlPlane,
-    run: &Run<'_>,
-    policy: &Policy,
-    prepared: &Prepared,
-    what: &str,
-    progress: Progress<'_>,
-) -> Result<Source, OperationError> {
-    let source = Source::in_place(&prepared.repository, &prepared.commit);
-    if source.mounted.is_some() {
-        return Ok(source);
-    }
-    progress(Tick::Step("fetching the backup".to_owned()));
-    let volume = fetched_volume(run);
-    let expires = Timestamp::now() + jiff::SignedDuration::from_hours(48);
-    let labels = label::short_lived(Purpose::Drill, &run.id, &prepared.policy.name, expires);
-    run.will_make(&policy.host, &Thing::Volume(volume.to_string()))?;
-    prepared.engine.ensure_volume(&volume, &labels).await.map_err(failed(what))?;
-    let network = match &policy.layout {
-        Layout::Managed(managed) => managed.network.as_ref().map(|network| network.as_str().to_owned()),
-        Layout::Adopted(_) => None,
-    };
-    let worker = WorkerPlan {
-        run: run.id.clone(),
-        cluster: prepared.policy.name.clone(),
-        image_id: prepared.image.id.clone(),
-        mounts: vec![WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: true }],
-        network: WorkerNetwork::Named(network.unwrap_or_else(|| "bridge".to_owned())),
-    };
-    let inside = || FolderLocation { location: Location::Local { folder: SET_FOLDER.into() }, folder: None };
-    let objects = catalogue::stored_objects(&prepared.repository, &prepared.commit)?;
-    let mut session = start_worker(&prepared.engine, &worker).await.map_err(failed(what))?;
-    let request = Request::Copy(CopyJob { from: source.place, to: inside(), objects });
-    let done = session
-        .request(&request, &control.cancel, |event| {
-            if let Event::Progress { plain_bytes, stored_bytes } = event {
-                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
-            }
-        })
-        .await;
-    close_worker(session).await;
-    done.map_err(failed(what))?;
-    Ok(Source { place: inside(), mounted: Some(volume.to_string()) })
-}
-
-fn fetched_volume(run: &Run<'_>) -> VolumeName {
-    VolumeName::new(format!("pglife-drill-{}", run.id)).expect("a run id fits into a name")
-}
-
-/// Asks a worker beside the restored server.
-#[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
-async fn check(
-    control: &ControlPlane,
-    run: &Run<'_>,
-    policy: &Policy,
-    prepared: &Prepared,
-    source: &Source,
-    container: &Container,
-    findings: &mut Findings,
-    what: &str,
-) -> Result<(), OperationError> {
-    let (login, way_in) = control.login(&prepared.policy, container)?;
-    let worker = WorkerPlan {
-        run: run.id.clone(),
-        cluster: prepared.policy.name.clone(),
-        image_id: prepared.image.id.clone(),
-        mounts: source.mount().into_iter().chain(way_in).collect(),
-        network: WorkerNetwork::Of(container.id.clone()),
-    };
-    let (databases, is_volume) = match &prepared.plan {
-        Plan::Dump(plan) => (plan.databases.iter().map(|database| database.database.clone()).collect(), false),
-        Plan::Volume(plan) => (plan.databases.clone(), true),
-    };
-    let major = prepared.policy.major;
-    let job = CheckJob {
-        login,
-        major,
-        place: source.place.clone(),
-        facts: prepared.manifest.facts().cloned(),
-        keys: prepared.keys.clone(),
-        databases,
-        structure: is_volume && major.is_at_least(14),
-        assertions: policy.drill.assertions.clone(),
-    };
-    ask(control, prepared, &worker, &Request::Check(Box::new(job)), findings, what).await
-}
-
-/// Looks at the files of the restored server, which is shut down.
-async fn check_pages(
-    control: &ControlPlane,
-    run: &Run<'_>,
-    prepared: &Prepared,
-    findings: &mut Findings,
-    what: &str,
-) -> Result<(), OperationError> {
-    let mount = |(volume, destination): (VolumeName, &str)| WorkerMount {
-        source: volume.to_string(),
-        destination: destination.to_owned(),
-        writable: false,
-    };
-    let worker = WorkerPlan {
-        run: run.id.clone(),
-        cluster: prepared.policy.name.clone(),
-        image_id: prepared.image.id.clone(),
-        mounts: prepared.cluster.volumes().map(mount).collect(),
-        network: WorkerNetwork::Nothing,
-    };
-    let Some((_, copy)) = prepared.manifest.volume() else { return Ok(()) };
-    let server = &prepared.manifest.server;
-    let job = PagesJob {
-        major: server.major,
-        pgdata: copy.pgdata.clone(),
-        system_identifier: server.system_identifier,
-        checksums: server.data_checksums,
-    };
-    ask(control, prepared, &worker, &Request::Pages(job), findings, what).await
-}
-
-async fn ask(
-    control: &ControlPlane,
-    prepared: &Prepared,
-    worker: &WorkerPlan,
-    request: &Request,
-    findings: &mut Findings,
-    what: &str,
-) -> Result<(), OperationError> {
-    let mut session = start_worker(&prepared.engine, worker).await.map_err(failed(what))?;
-    let done = session
-        .request(request, &control.cancel, |event| match event {
-            Event::Checked(check) => findings.checks.push(check),
-            Event::Compared(extent) => findings.extent = Some(extent),
-            Event::Log { message, .. } => findings.warnings.push(message),
-            _ => {}
-        })
-        .await;
-    close_worker(session).await;
-    let done: Result<_, SessionError> = done;
-    done.map(drop).map_err(failed(what))
-}
-
-/// Removes what the drill made; what cannot be removed now is left to the next command.
-async fn remove_everything(run: &Run<'_>, prepared: &Prepared) {
-    let host = &prepared.policy.host;
-    let cluster = &prepared.cluster;
-    let mut things =
-        vec![Thing::Container(cluster.container.to_string()), Thing::Container(cluster.data_container.to_string())];
-    things.extend(cluster.volumes().map(|(volume, _)| Thing::Volume(volume.to_string())));
-    things.push(Thing::Volume(fetched_volume(run).to_string()));
-    for thing in &things {
-        run.give_up(host, thing).await;
-    }
 }
 
 /// Comes to a verdict, and certifies it.
@@ -519,7 +403,7 @@ fn conclude(
         previous: None,
     };
     let rehearsal = manifest.is_some_and(|manifest| manifest.server.major != major);
-    let mut drilled = Drilled { certificate, judgement, rehearsal, certified: vec![], warnings };
+    let mut drilled = Drilled { certificate, judgement, rehearsal, certified: vec![], warnings, kept: None };
     if matches!(drilled.judgement, Judgement::Unknown(_)) || rehearsal {
         return Ok(drilled);
     }

@@ -13,7 +13,7 @@
 
 mod comparison;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,12 @@ pub struct Facts {
     pub algorithm: Algorithm,
     /// What belongs to no database: roles, memberships, settings, tablespaces, the databases themselves.
     pub cluster: Vec<Statement>,
+    /// What changed of it while the backup was taken: of these nothing is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changing: Vec<Subject>,
+    /// Why nothing at all is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_unknown: Option<String>,
     /// What each database holds.
     pub databases: BTreeMap<DatabaseName, DatabaseFacts>,
     /// Databases of which no facts could be taken, and why.
@@ -169,6 +175,27 @@ pub struct Statement {
     pub name: String,
     /// What is so, by a word for it.
     pub says: BTreeMap<String, String>,
+}
+
+impl Statement {
+    fn subject(&self) -> Subject {
+        Subject { about: self.about, name: self.name.clone() }
+    }
+}
+
+/// What statements can be about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Subject {
+    /// The kind of thing.
+    pub about: About,
+    /// Which.
+    pub name: String,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.about, self.name)
+    }
 }
 
 /// Kinds of things that statements are about.
@@ -270,6 +297,35 @@ pub enum FactsError {
 }
 
 impl Facts {
+    /// Of a server that nothing is known of yet.
+    pub fn of_server(server: u32, mode: Mode, algorithm: Algorithm) -> Self {
+        Self {
+            version: FACTS_VERSION,
+            server,
+            mode,
+            algorithm,
+            cluster: vec![],
+            changing: vec![],
+            cluster_unknown: None,
+            databases: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what both looks at the cluster agree on; of what they do not, it is known only that it changed.
+    pub fn settle_cluster(&mut self, before: Vec<Statement>, after: &[Statement]) {
+        let (first, second): (HashMap<_, _>, HashMap<_, _>) = (by_subject(&before), by_subject(after));
+        let subjects: BTreeSet<&Subject> = first.keys().chain(second.keys()).collect();
+        let changing = subjects.into_iter().filter(|subject| first.get(subject) != second.get(subject));
+        self.changing = changing.cloned().collect();
+        self.cluster = before.into_iter().filter(|statement| !self.changing.contains(&statement.subject())).collect();
+    }
+
+    /// Whether it says anything of `database`: what it holds, or why that is not known.
+    pub fn covers(&self, database: &DatabaseName) -> bool {
+        self.databases.contains_key(database) || self.unknown.contains_key(database)
+    }
+
     /// The document's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("facts have only text keys");
@@ -329,19 +385,8 @@ impl DatabaseFacts {
     }
 }
 
-/// The statements that both looks agree on, and how many they do not.
-pub fn agreed(before: Vec<Statement>, after: &[Statement]) -> (Vec<Statement>, usize) {
-    let count = before.len();
-    let later: std::collections::HashMap<(About, &str), &Statement> =
-        after.iter().map(|statement| ((statement.about, statement.name.as_str()), statement)).collect();
-    let kept: Vec<Statement> = before
-        .into_iter()
-        .filter(|statement| {
-            later.get(&(statement.about, statement.name.as_str())).is_some_and(|also| *also == statement)
-        })
-        .collect();
-    let changed = count - kept.len();
-    (kept, changed)
+fn by_subject(statements: &[Statement]) -> HashMap<Subject, &Statement> {
+    statements.iter().map(|statement| (statement.subject(), statement)).collect()
 }
 
 #[cfg(test)]

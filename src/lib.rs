@@ -17,6 +17,7 @@
 //! | [`control`] | what every operation needs: the engines, the repository, a run with its locks |
 //! | [`provision`], [`backup`], [`restore`], [`verification`], [`prune`], [`export`], [`sync`] | operations: a plan, then effects |
 //! | [`drill`] | proves a backup: a restore into a throwaway server, compared and certified |
+//! | [`selftest`] | spoils copies of a backup, and wants verification and drill to notice |
 //! | [`upgrade`] | moves a cluster to a newer major; made of backup, restore and facts |
 //! | [`status`] | how the clusters are: plain snapshots |
 //! | [`http`] | shows what the daemon knows |
@@ -45,6 +46,7 @@ pub mod postgres;
 pub mod provision;
 pub mod prune;
 pub mod restore;
+pub mod selftest;
 pub mod settings;
 pub mod sql;
 pub mod state;

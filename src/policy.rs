@@ -83,6 +83,50 @@ pub struct Policy {
     pub upgrade: UpgradePolicy,
 }
 
+impl Policy {
+    /// Everything that is scheduled, by its name in state, metrics and messages.
+    pub fn schedules(&self) -> impl Iterator<Item = (Task, &Schedule)> {
+        let schedules = [
+            (Task::Dump, self.dump.schedule.as_ref()),
+            (Task::Volume, self.volume.schedule.as_ref()),
+            (Task::Drill, self.drill.schedule.as_ref()),
+            (Task::Verify, self.verify.as_ref().and_then(|verify| verify.schedule.as_ref())),
+        ];
+        schedules.into_iter().filter_map(|(task, schedule)| Some((task, schedule?)))
+    }
+}
+
+/// What can be scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    /// A dump, and pruning after it.
+    Dump,
+    /// A copy of the volumes, and pruning after it.
+    Volume,
+    /// A backup that is not proven yet is restored and compared.
+    Drill,
+    /// The day's share of backups is read and compared.
+    Verify,
+}
+
+impl Task {
+    /// Its name in state, metrics and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dump => "dump",
+            Self::Volume => "volume",
+            Self::Drill => "drill",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
 /// Which share of the backups is verified, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifyPolicy {
@@ -186,9 +230,13 @@ pub struct VolumePolicy {
     pub rate_limit: Option<Rate>,
 }
 
-/// How backups are proven.
+/// How backups are proven, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrillPolicy {
+    /// When the daemon drills; `None`: only by hand.
+    pub schedule: Option<Schedule>,
+    /// Whose clock the schedule is read on.
+    pub timezone: Zone,
     /// How closely dumps look at tables, so that a drill can compare them.
     pub facts: facts::Mode,
     /// How long a restore may take; `None` sets no limit.

@@ -68,10 +68,22 @@ pub struct ClusterPlan {
     pub wal_segment_bytes: Option<u64>,
     /// The admin role; None makes none.
     pub admin: Option<Admin>,
-    /// It lives for one drill: it is swept when that has ended, nobody takes it for the database, and others come first.
-    pub throwaway: bool,
+    /// How long it lives.
+    pub life: Life,
     /// Settings that win over all others, for a file in `/config`.
     pub settings: Option<String>,
+}
+
+/// How long the containers of a plan live. What does not stay is swept when its time is up, nobody takes it for the database, and
+/// others come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Until somebody removes them.
+    Stays,
+    /// For one drill.
+    Drill,
+    /// After a drill, until then: for somebody who wants to look.
+    Kept(jiff::Timestamp),
 }
 
 /// The admin role of a new cluster.
@@ -103,7 +115,7 @@ impl ClusterPlan {
             },
             wal_segment_bytes: None,
             admin: None,
-            throwaway: false,
+            life: Life::Stays,
             settings: None,
         }
     }
@@ -251,10 +263,11 @@ pub async fn make(
 }
 
 fn labels(run: &Run<'_>, plan: &ClusterPlan, role: &str) -> HashMap<String, String> {
-    let mut labels = if plan.throwaway {
-        label::short_lived(Purpose::Drill, &run.id, &plan.cluster, jiff::Timestamp::now() + THROWAWAY_LIFETIME)
-    } else {
-        label::of_cluster(Purpose::Cluster, &run.id, &plan.cluster)
+    let short_lived = |purpose, expires| label::short_lived(purpose, &run.id, &plan.cluster, expires);
+    let mut labels = match plan.life {
+        Life::Stays => label::of_cluster(Purpose::Cluster, &run.id, &plan.cluster),
+        Life::Drill => short_lived(Purpose::Drill, jiff::Timestamp::now() + THROWAWAY_LIFETIME),
+        Life::Kept(until) => short_lived(Purpose::Kept, until),
     };
     labels.insert(label::ROLE.to_owned(), role.to_owned());
     labels
@@ -350,12 +363,12 @@ fn database_body(plan: &ClusterPlan, labels: HashMap<String, String>) -> Contain
             volumes_from: Some(vec![plan.data_container.to_string()]),
             network_mode: plan.network.clone(),
             port_bindings: publish,
-            restart_policy: (!plan.throwaway).then_some(RestartPolicy {
+            restart_policy: (plan.life == Life::Stays).then_some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
             }),
             // A throwaway server gets what others leave; where cores are idle this costs nothing.
-            cpu_shares: plan.throwaway.then_some(128),
+            cpu_shares: (plan.life != Life::Stays).then_some(128),
             // PostgreSQL uses /dev/shm for parallel queries; Docker's 64 MB are too few for them.
             shm_size: Some(256 << 20),
             ..Default::default()

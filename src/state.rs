@@ -117,6 +117,10 @@ pub enum Operation {
     Restore,
     /// Restores into a throwaway server, to see whether a backup is good.
     Drill,
+    /// Spoils copies of a backup, to see whether that is noticed.
+    Selftest,
+    /// The same into a newer major, to see what an upgrade would break.
+    Rehearsal,
     /// Removes a cluster.
     Remove,
     /// Deletes the backups that retention does not keep.
@@ -144,6 +148,8 @@ impl Operation {
             Self::Volume => "volume",
             Self::Restore => "restore",
             Self::Drill => "drill",
+            Self::Selftest => "selftest",
+            Self::Rehearsal => "rehearsal",
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Delete => "delete",
@@ -151,6 +157,14 @@ impl Operation {
             Self::Sync => "sync",
             Self::Upgrade => "upgrade",
             Self::Verify => "verify",
+        }
+    }
+
+    /// What it locks when it works on `cluster`: a drill works on its throwaway server, and keeps no backup from running.
+    pub fn locks(self, cluster: &ClusterName) -> ClusterName {
+        match self {
+            Self::Drill | Self::Rehearsal | Self::Selftest => cluster.for_drills(),
+            _ => cluster.clone(),
         }
     }
 
@@ -163,6 +177,8 @@ impl Operation {
             Self::Volume,
             Self::Restore,
             Self::Drill,
+            Self::Selftest,
+            Self::Rehearsal,
             Self::Remove,
             Self::Prune,
             Self::Delete,
@@ -223,9 +239,14 @@ pub enum Thing {
         /// The set.
         set: SetLocation,
     },
+    /// A folder of the run's own, whose name begins with [`RUN_FOLDER`]; it may hold a state directory.
+    Folder(PathBuf),
     /// A container that was stopped and has to run again, by the engine's id.
     Stopped(String),
 }
+
+/// What the name of a run's own folder begins with.
+pub const RUN_FOLDER: &str = "pglife-run-";
 
 impl Thing {
     fn columns(&self) -> (&'static str, String) {
@@ -233,6 +254,7 @@ impl Thing {
             Self::Container(name) => ("container", name.clone()),
             Self::Volume(name) => ("volume", name.clone()),
             Self::SetFolder(path) => ("set-folder", path.to_string_lossy().into_owned()),
+            Self::Folder(path) => ("folder", path.to_string_lossy().into_owned()),
             Self::Stopped(id) => ("stopped", id.clone()),
             Self::SetObjects { repository, set } => ("set-objects", format!("{repository}:{}", set.commit_key())),
         }
@@ -243,6 +265,7 @@ impl Thing {
             "container" => Some(Self::Container(name)),
             "volume" => Some(Self::Volume(name)),
             "set-folder" => Some(Self::SetFolder(name.into())),
+            "folder" => Some(Self::Folder(name.into())),
             "stopped" => Some(Self::Stopped(name)),
             "set-objects" => {
                 let (repository, key) = name.split_once(':')?;
@@ -374,14 +397,14 @@ impl State {
         Ok(Some(HeldLock { file, path, remove }))
     }
 
-    /// Takes the cluster for this process; whoever holds it is named otherwise.
+    /// Takes for this process what `operation` locks of the cluster; whoever holds it is named otherwise.
     pub fn lock_cluster(
         &self,
         cluster: &ClusterName,
         operation: Operation,
         now: Timestamp,
     ) -> Result<HeldLock, StateError> {
-        let path = self.folder.join("locks").join(format!("{cluster}.lock"));
+        let path = self.folder.join("locks").join(format!("{}.lock", operation.locks(cluster)));
         let words = format!("{} since {now}, process {}", operation.as_str(), std::process::id());
         if let Some(lock) = self.lock(path.clone(), &words, false)? {
             return Ok(lock);
@@ -649,6 +672,21 @@ mod tests {
         assert!(holder.contains("dump since 1970-01-01T00:00:00Z"), "{holder}");
         drop(held);
         state.lock_cluster(&cluster(), Operation::Restore, at(2)).expect("free again");
+    }
+
+    #[test]
+    fn a_drill_keeps_no_backup_from_running_but_a_second_drill() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::open(folder.path()).expect("opened");
+        let _drill = state.lock_cluster(&cluster(), Operation::Drill, at(0)).expect("free");
+        let _dump =
+            state.lock_cluster(&cluster(), Operation::Dump, at(0)).expect("a drill holds nothing of the cluster");
+        let second =
+            state.lock_cluster(&cluster(), Operation::Rehearsal, at(1)).expect_err("there is one server for drills");
+        assert_eq!(second.exit(), Exit::LockBusy);
+        // It is the cluster's run all the same.
+        let _alive = state.begin_run("r1", &cluster(), Operation::Drill, at(0)).expect("begun");
+        assert_eq!(state.runs(Some(&cluster()), 10).expect("read").len(), 1);
     }
 
     #[test]

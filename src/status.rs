@@ -3,23 +3,26 @@
 
 pub mod board;
 mod look;
+mod proof;
 mod verdict;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup_set::{Commit, Kind};
+use crate::backup_set::Kind;
 use crate::cluster::{ClusterName, RepoName};
+use crate::control::Held;
 use crate::exit::Exit;
 use crate::policy::freshness::{self, Level};
 use crate::policy::{Policy, Schedule};
 use crate::state::{Operation, RunRecord};
 
 pub use look::look;
+pub use proof::{Disproven, ProofStatus, Proven};
 pub use verdict::{Check, Verdict, verdicts};
 
 /// How one cluster is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClusterStatus {
     /// The cluster.
     pub cluster: ClusterName,
@@ -52,12 +55,15 @@ impl ClusterStatus {
     pub fn at(&self, now: Timestamp) -> Self {
         let mut later = self.clone();
         for kind in [&mut later.dump, &mut later.volume] {
-            let Some(limits) = kind.limits else { continue };
-            let seconds = crate::policy::Duration::from_secs;
-            let limits = freshness::Limits::new(seconds(limits.warn_seconds), seconds(limits.critical_seconds));
+            let Some(limits) = kind.limits.map(LimitsStatus::limits) else { continue };
             let judged = judge(kind.last_known_at, limits.as_ref(), kind.unreadable.is_some(), now);
             kind.freshness = Some(judged.level.as_str().to_owned());
             kind.freshness_text = Some(judged.text);
+        }
+        if let Some(limits) = later.proof.limits.and_then(LimitsStatus::limits) {
+            let judged = proof::judge(later.proof.last_proven.as_ref(), &limits, later.proof.unreadable.is_some(), now);
+            later.proof.freshness = Some(judged.level.as_str().to_owned());
+            later.proof.freshness_text = Some(judged.text);
         }
         later
     }
@@ -101,6 +107,17 @@ pub struct LimitsStatus {
     pub critical_seconds: u64,
 }
 
+impl LimitsStatus {
+    fn of(limits: &freshness::Limits) -> Self {
+        Self { warn_seconds: limits.warn().as_secs(), critical_seconds: limits.critical().as_secs() }
+    }
+
+    fn limits(self) -> Option<freshness::Limits> {
+        let seconds = crate::policy::Duration::from_secs;
+        freshness::Limits::new(seconds(self.warn_seconds), seconds(self.critical_seconds))
+    }
+}
+
 /// How one run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunStatus {
@@ -125,32 +142,6 @@ pub struct RepositoryStatus {
     pub backups: usize,
 }
 
-/// How far the backups are proven.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ProofStatus {
-    /// The newest backup that a drill has proven.
-    pub last_proven: Option<Proven>,
-    /// `ok`, `warn`, `critical`, by the age of that backup; None where the policy has no limits.
-    pub freshness: Option<String>,
-    /// Why, in stable words.
-    pub freshness_text: Option<String>,
-    /// Proven sets in the repositories.
-    pub proven: usize,
-}
-
-/// A backup that a drill has proven.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Proven {
-    /// Its id.
-    pub set: String,
-    /// When it was complete: what is proven is the data of that time.
-    pub completed_at: Timestamp,
-    /// When the drill proved it.
-    pub proven_at: Timestamp,
-    /// How long the restore took, in whole seconds.
-    pub rto_seconds: u64,
-}
-
 /// The newest committed set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastBackup {
@@ -170,9 +161,7 @@ pub struct Findings<'a> {
     /// State of the database container.
     pub server: Result<String, String>,
     /// Committed sets, in any order.
-    pub sets: Result<&'a [Commit], String>,
-    /// The proven ones among them.
-    pub proven: &'a [Proven],
+    pub sets: Result<&'a [Held], String>,
     /// The last runs on the cluster, newest first.
     pub runs: &'a [RunRecord],
     /// Runs among them whose process is gone.
@@ -210,25 +199,11 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
         server,
         dump: of_kind(&dump, findings, now),
         volume: of_kind(&volume, findings, now),
-        proof: proof(policy, findings, now),
+        proof: proof::of_cluster(policy, findings, now),
         repositories: findings.repositories.clone(),
         prune: last_of(Operation::Prune, findings),
         verify: last_of(Operation::Verify, findings),
         problems,
-    }
-}
-
-fn proof(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> ProofStatus {
-    let last_proven = findings.proven.iter().max_by_key(|proven| proven.completed_at).cloned();
-    let judged = policy.drill_freshness.as_ref().map(|limits| match &last_proven {
-        Some(proven) => freshness::evaluate(Some(proven.completed_at), Some(limits), now),
-        None => freshness::Freshness { level: Level::Critical, text: "no backup is proven".to_owned() },
-    });
-    ProofStatus {
-        last_proven,
-        freshness: judged.as_ref().map(|judged| judged.level.as_str().to_owned()),
-        freshness_text: judged.map(|judged| judged.text),
-        proven: findings.proven.len(),
     }
 }
 
@@ -241,7 +216,9 @@ struct Asked<'a> {
 }
 
 fn of_kind(asked: &Asked<'_>, findings: &Findings<'_>, now: Timestamp) -> KindStatus {
-    let sets = || findings.sets.iter().flat_map(|sets| sets.iter()).filter(|set| set.kind == asked.kind);
+    let sets = || {
+        findings.sets.iter().flat_map(|sets| sets.iter().map(|held| &held.commit)).filter(|set| set.kind == asked.kind)
+    };
     let newest = sets().max_by_key(|set| set.completed_at);
     let attempts: Vec<&RunRecord> = findings.runs.iter().filter(|run| run.operation == asked.operation).collect();
     let ended = |run: &RunRecord| how_it_ended(run, findings.dead);
@@ -270,10 +247,7 @@ fn of_kind(asked: &Asked<'_>, findings: &Findings<'_>, now: Timestamp) -> KindSt
         last_message: attempts.first().map(|run| said(run, findings.dead)).unwrap_or_default(),
         failures_since_success,
         next_run_at: asked.schedule.and_then(|schedule| schedule.next_after(now)).map(|slot| slot.start),
-        limits: asked.limits.map(|limits| LimitsStatus {
-            warn_seconds: limits.warn().as_secs(),
-            critical_seconds: limits.critical().as_secs(),
-        }),
+        limits: asked.limits.map(LimitsStatus::of),
         last_known_at,
         unreadable,
     }

@@ -167,7 +167,7 @@ mod tests {
             },
             repositories: repositories.iter().map(|name| name.parse().expect("a name")).collect(),
             pin: Pinning::Absent,
-            proof: None,
+            judged: None,
         }
     }
 

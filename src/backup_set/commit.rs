@@ -1,7 +1,7 @@
 //! `COMMIT`: the object whose presence makes a set a backup. It holds the digest of the manifest and what a listing shows,
 //! so that listing a repository reads nothing else.
 //!
-//! It is never encrypted. Of an encrypted set it also holds the digest of every object as it is stored, so that whoever has
+//! It is never encrypted, and sealed by its own digest as the manifest is. Of an encrypted set it also holds the digest of every object as it is stored, so that whoever has
 //! no key can still check every byte; and who has one.
 
 use jiff::Timestamp;
@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{ClusterName, Lineage};
 use crate::encryption::Recipients;
 
-use super::manifest::read_versioned;
+use super::manifest::{read_sealed, read_versioned, write_sealed};
 use super::{Digest, FormatError, Kind, Manifest, Measured, Naming, Object, SetId, SetLocation};
 
-/// The newest format of `COMMIT` this version reads. 2 is that of encrypted sets, which a reader of 1 would take for damaged;
-/// others are still written as 1.
-pub const COMMIT_VERSION: u32 = 2;
+/// The newest format of `COMMIT` this version reads, and the one it writes. 1 and 2, 2 of encrypted sets, had no digest of their
+/// own.
+pub const COMMIT_VERSION: u32 = 3;
+/// The newest format without a seal.
+const UNSEALED_VERSION: u32 = 2;
 
 /// A committed set, as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +87,7 @@ impl Commit {
             objects: manifest.objects.iter().map(StoredObject::from).collect(),
         });
         Self {
-            version: if encryption.is_some() { 2 } else { 1 },
+            version: COMMIT_VERSION,
             set: manifest.set.clone(),
             kind: manifest.kind,
             cluster: manifest.cluster.clone(),
@@ -101,16 +103,18 @@ impl Commit {
         }
     }
 
-    /// The object's bytes.
+    /// The object's bytes, sealed.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("a commit has only text keys");
-        bytes.push(b'\n');
-        bytes
+        write_sealed(self)
     }
 
-    /// Reads the object's bytes; refuses a newer format.
+    /// Reads the object's bytes; refuses a newer format and anything that its seal does not fit.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        read_versioned(Self::DOCUMENT, bytes, COMMIT_VERSION)
+        match read_sealed(Self::DOCUMENT, bytes, COMMIT_VERSION) {
+            Err(FormatError::Malformed { document, why }) => read_versioned(Self::DOCUMENT, bytes, UNSEALED_VERSION)
+                .map_err(|_| FormatError::Malformed { document, why }),
+            read => read,
+        }
     }
 
     /// Where the set lies.
@@ -151,6 +155,8 @@ impl Commit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::backup_set::manifest::tests::{encrypted_example, example};
 
@@ -182,14 +188,16 @@ mod tests {
         }
     }
 
-    /// What reads format 1 only must not take an encrypted set for a damaged one.
+    /// Repositories are older than programs.
     #[test]
-    fn only_encrypted_sets_need_a_newer_reader() {
-        assert_eq!(Commit::to_manifest(&example(), b"").version, 1);
-        assert_eq!(Commit::to_manifest(&encrypted_example(), b"").version, 2);
-        assert!(
-            !String::from_utf8(Commit::to_manifest(&example(), b"").to_bytes()).expect("text").contains("encryption")
-        );
+    fn a_commit_without_a_seal_is_still_read() {
+        let manifest = example();
+        let old = Commit { version: UNSEALED_VERSION, ..Commit::to_manifest(&manifest, &manifest.to_bytes()) };
+        let bytes = serde_json::to_vec_pretty(&old).expect("text keys");
+        assert_eq!(Commit::from_bytes(&bytes).expect("a commit"), old);
+        let unsealed = Commit { version: COMMIT_VERSION, ..old };
+        let bytes = serde_json::to_vec_pretty(&unsealed).expect("text keys");
+        assert!(matches!(Commit::from_bytes(&bytes), Err(FormatError::Malformed { .. })));
     }
 
     #[test]
@@ -198,5 +206,15 @@ mod tests {
         let mut commit = Commit::to_manifest(&manifest, &manifest.to_bytes());
         commit.version = COMMIT_VERSION + 1;
         assert!(matches!(Commit::from_bytes(&commit.to_bytes()), Err(FormatError::Newer { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_is_found(at: prop::sample::Index, flip in 1u8..) {
+            let mut bytes = Commit::to_manifest(&encrypted_example(), b"sealed bytes").to_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert!(Commit::from_bytes(&bytes).is_err());
+        }
     }
 }

@@ -17,12 +17,19 @@ pub enum Kind {
     Volume,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+impl Kind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Dump => "dump",
             Self::Volume => "volume",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Selector {
     Latest(Option<Kind>),
     /// The newest set that a drill has proven.
     LatestProven,
+    /// The newest set that no drill has proven, of the newest history.
+    LatestUnproven,
     /// The oldest set.
     Oldest,
     /// The newest set completed at or before a time.
@@ -27,7 +29,7 @@ pub enum Selector {
 pub enum SelectorError {
     /// The text is no selector.
     #[error(
-        "{0:?} names no backup: use a set id or its beginning, latest, oldest, latest:dump, latest:volume, latest:proven, or @2026-11-01T00:00Z"
+        "{0:?} names no backup: use a set id or its beginning, latest, oldest, latest:dump, latest:volume, latest:proven, latest:unproven, or @2026-11-01T00:00Z"
     )]
     Malformed(String),
     /// Nothing fits.
@@ -54,6 +56,7 @@ impl fmt::Display for Selector {
             Self::Latest(None) => out.write_str("latest"),
             Self::Latest(Some(kind)) => write!(out, "latest:{kind}"),
             Self::LatestProven => out.write_str("latest:proven"),
+            Self::LatestUnproven => out.write_str("latest:unproven"),
             Self::Oldest => out.write_str("oldest"),
             Self::At(time) => write!(out, "@{time}"),
             Self::Prefix(prefix) => out.write_str(prefix),
@@ -68,6 +71,7 @@ impl FromStr for Selector {
         match text {
             "latest" => return Ok(Self::Latest(None)),
             "latest:proven" => return Ok(Self::LatestProven),
+            "latest:unproven" => return Ok(Self::LatestUnproven),
             "oldest" => return Ok(Self::Oldest),
             _ => {}
         }
@@ -84,6 +88,11 @@ impl FromStr for Selector {
 }
 
 impl Selector {
+    /// Whether [`Selector::select`] has to know what is proven.
+    pub fn asks_for_proofs(&self) -> bool {
+        matches!(self, Self::LatestProven | Self::LatestUnproven)
+    }
+
     /// The set that is meant among `sets` (in any order).
     pub fn select<'a>(&self, sets: &'a [Commit], proven: impl Fn(&SetId) -> bool) -> Result<&'a Commit, SelectorError> {
         let newest = |fits: &dyn Fn(&Commit) -> bool| {
@@ -92,6 +101,11 @@ impl Selector {
         let found = match self {
             Self::Latest(kind) => newest(&|set| kind.is_none_or(|kind| set.kind == kind)),
             Self::LatestProven => newest(&|set| proven(&set.set)),
+            Self::LatestUnproven => {
+                // Nobody waits for a proof of what an upgrade has left behind.
+                let lineage = newest(&|_| true).map(|set| set.lineage);
+                newest(&|set| Some(set.lineage) == lineage && !proven(&set.set))
+            }
             Self::Oldest => sets.iter().min_by_key(|set| (set.completed_at, set.set.clone())),
             Self::At(time) => newest(&|set| set.completed_at <= *time),
             Self::Prefix(prefix) => {
@@ -151,9 +165,26 @@ mod tests {
     fn completion_time_decides_not_the_name() {
         assert_eq!(select("latest").expect("one"), "20261101T000000Z-dump-aaaaaa");
         assert_eq!(select("latest:proven").expect("one"), "20261102T000000Z-dump-bbbccc");
+        assert_eq!(select("latest:unproven").expect("one"), "20261101T000000Z-dump-aaaaaa");
         assert_eq!(select("oldest").expect("one"), "20261102T000000Z-dump-bbbccc");
         assert_eq!(select("@1970-01-01T00:03:21Z").expect("one"), "20261102T000000Z-dump-bbbbbb");
         assert_eq!(select("latest:dump").expect("one"), "20261101T000000Z-dump-aaaaaa");
+    }
+
+    #[test]
+    fn what_waits_for_a_proof_is_of_the_newest_history() {
+        let mut sets = sets();
+        let select = |sets: &[Commit], proven: &[usize]| {
+            let proven: Vec<SetId> = proven.iter().map(|place| sets[*place].set.clone()).collect();
+            let found = Selector::LatestUnproven.select(sets, |set| proven.contains(set));
+            found.ok().map(|found| sets.iter().position(|set| set.set == found.set).expect("one of them"))
+        };
+        assert_eq!(select(&sets, &[0]), Some(1));
+        assert_eq!(select(&sets, &[1]), Some(0));
+        sets[1].lineage = "7412345678901234568-16".parse().expect("a lineage");
+        assert_eq!(select(&sets, &[0]), Some(2), "the second one is of another history");
+        assert_eq!(select(&sets, &[0, 2]), None);
+        assert_eq!(select(&[], &[]), None);
     }
 
     #[test]

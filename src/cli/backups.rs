@@ -167,11 +167,11 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
     }
     let items: Vec<Item<'_>> = sets
         .iter()
-        .map(|Held { commit, repositories, pin, proof }| Item {
-            commit,
-            repositories,
-            pin: pins::words(pin, now),
-            proven_at: proof.as_ref().map(|proof| proof.ended_at),
+        .map(|held| Item {
+            commit: &held.commit,
+            repositories: &held.repositories,
+            pin: pins::words(&held.pin, now),
+            proven_at: held.proof().map(|proof| proof.ended_at),
         })
         .collect();
     context.output.items("BackupList", &items, |wide| {

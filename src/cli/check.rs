@@ -118,6 +118,10 @@ fn nagios(rows: &[ClusterStatus], now: Timestamp) -> (String, Exit) {
                 .map_or_else(String::new, |limits| format!("{};{}", limits.warn_seconds, limits.critical_seconds));
             numbers.push(format!("'{}_{name}_age'={age}s;{limits}", row.cluster));
         }
+        numbers.extend(row.proof.recovery.iter().map(|recovery| {
+            let budget = recovery.budget_seconds.map_or_else(String::new, |budget| budget.to_string());
+            format!("'{}_{}_restore'={:.3}s;{budget}", row.cluster, recovery.kind, recovery.seconds)
+        }));
     }
     let words = told.join("; ").replace(['\n', '|'], " ");
     (format!("PGLIFE {state} - {words} | {}", numbers.join(" ")).trim_end_matches(" | ").to_owned(), exit)

@@ -1,5 +1,6 @@
 //! `pglife drill`: proves a backup, and shows the certificates of drills.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,8 +11,9 @@ use crate::backup_set::certificate::{Certificate, Outcome};
 use crate::backup_set::{Selector, SetId};
 use crate::cluster::{ClusterName, PgMajor, RepoName};
 use crate::control::{ControlPlane, OperationError};
-use crate::drill::{self, DrillRequest, Drilled, Judgement, Listed};
+use crate::drill::{self, DrillRequest, Drilled, Judgement, Keep, Kept, Listed};
 use crate::exit::Exit;
+use crate::policy::{Duration, DurationError};
 
 /// The command line.
 #[derive(Debug, clap::Args)]
@@ -27,7 +29,7 @@ pub(super) struct Args {
 struct Wish {
     /// The cluster the backup is of; not needed when there is only one
     cluster: Option<ClusterName>,
-    /// Which backup: an id or its beginning, latest, latest:volume, oldest, @2026-11-01T00:00Z
+    /// Which backup: an id or its beginning, latest, latest:volume, latest:unproven, oldest, @2026-11-01T00:00Z
     #[arg(long, default_value = "latest", value_name = "SELECTOR")]
     backup: Selector,
     /// Rehearse an upgrade: restore into this newer major, and tell what would break
@@ -42,6 +44,47 @@ struct Wish {
     /// The file with the key of an encrypted backup, instead of the configured one
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// Keep the restored server for so long, to look at it: 30m, 4h, 2d
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    keep: Option<Duration>,
+    /// Keep it only where the backup is not proven; for 4h unless said otherwise
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = lifetime,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "4h",
+        conflicts_with = "keep"
+    )]
+    keep_on_failure: Option<Duration>,
+    /// Publish the server that is kept on 127.0.0.1, at this port; without it, it has no network
+    #[arg(long, value_name = "PORT")]
+    port: Option<NonZeroU16>,
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime: Duration = text.parse().map_err(|error: DurationError| error.to_string())?;
+    if lifetime == Duration::ZERO || lifetime > drill::LONGEST {
+        return Err(format!("a server is kept for {} at most, and for longer than nothing", drill::LONGEST));
+    }
+    Ok(lifetime)
+}
+
+impl Wish {
+    /// What is to become of the server.
+    fn keep(&self) -> Result<Option<Keep>, OperationError> {
+        let keep = |lifetime, only_on_failure| Some(Keep { lifetime, only_on_failure, port: self.port });
+        match (self.keep, self.keep_on_failure) {
+            (Some(lifetime), _) => Ok(keep(lifetime, false)),
+            (None, Some(lifetime)) => Ok(keep(lifetime, true)),
+            (None, None) if self.port.is_some() => {
+                let what = "--port is of a server that is kept, and none is";
+                Err(OperationError::new(Exit::Usage, what).next("add --keep 4h, or --keep-on-failure"))
+            }
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -59,6 +102,11 @@ enum Command {
         #[arg(long, value_name = "SELECTOR")]
         backup: Option<Selector>,
     },
+    /// Remove the server that a drill keeps
+    Remove {
+        /// The cluster that was drilled; not needed when there is only one
+        cluster: Option<ClusterName>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +123,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         None => prove(args.wish, context).await,
         Some(Command::List { place }) => list(&place, context),
         Some(Command::Show { place, backup }) => show(&place, backup.as_ref(), context),
+        Some(Command::Remove { cluster }) => remove(cluster.as_ref(), context).await,
     }
 }
 
@@ -85,6 +134,8 @@ struct Item<'a> {
     rehearsal: bool,
     certified_in: &'a [RepoName],
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<&'a Kept>,
     #[serde(flatten)]
     certificate: &'a Certificate,
 }
@@ -125,8 +176,9 @@ async fn drilled(wish: &Wish, context: &Context) -> Result<Drilled, OperationErr
         identity: wish.identity.clone(),
         major: wish.to,
     };
+    let keep = wish.keep()?;
     let reporter = context.reporter();
-    let drilled = Box::pin(drill::drill(&control, policy, &request, &|tick| reporter.tick(tick))).await;
+    let drilled = Box::pin(drill::drill_and_keep(&control, policy, &request, keep, &|tick| reporter.tick(tick))).await;
     reporter.finish();
     drilled
 }
@@ -143,6 +195,7 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
         rehearsal: drilled.rehearsal,
         certified_in: &drilled.certified,
         warnings: &drilled.warnings,
+        kept: drilled.kept.as_ref(),
         certificate,
     };
     context.output.items("Drill", &[item], |_| checks_table(certificate))?;
@@ -161,6 +214,14 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
         certificate.stages.iter().map(|stage| format!("{} {}", stage.name, took(stage.seconds))).collect();
     if !stages.is_empty() {
         context.output.note(&format!("took: {}; a restore takes {}", stages.join(", "), took(certificate.rto_seconds)));
+    }
+    if let Some(kept) = &drilled.kept {
+        let mut ways = kept.connect.iter();
+        context.output.note(&format!("kept until {}: {}", kept.until, ways.next().map_or("", String::as_str)));
+        for way in ways {
+            context.output.note(&format!("from this machine, with a password of the cluster's: {way}"));
+        }
+        context.output.note(&format!("to remove it before: pglife drill remove {}", certificate.cluster));
     }
     let findings = || {
         let bad = certificate.checks.iter().filter(|check| check.outcome != Outcome::Passed);
@@ -213,6 +274,30 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
     }
 }
 
+/// Something that is gone.
+#[derive(Serialize)]
+struct Gone {
+    what: &'static str,
+    name: String,
+}
+
+async fn remove(cluster: Option<&ClusterName>, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control()?;
+    let policy = control.configuration.select(cluster)?;
+    let removed = drill::remove(&control, policy).await?;
+    let containers = removed.containers.into_iter().map(|name| Gone { what: "container", name });
+    let volumes = removed.volumes.into_iter().map(|name| Gone { what: "volume", name });
+    let gone: Vec<Gone> = containers.chain(volumes).collect();
+    context.output.items("RemovedList", &gone, |_| {
+        let mut table = output::table(&["REMOVED", "NAME"]);
+        for Gone { what, name } in &gone {
+            table.add_row([*what, name.as_str()]);
+        }
+        table
+    })?;
+    Ok(Exit::Ok)
+}
+
 fn checks_table(certificate: &Certificate) -> comfy_table::Table {
     let mut table = output::table(&["BACKUP", "CHECK", "RESULT", "FINDINGS", "TOOK"]);
     for check in &certificate.checks {
@@ -257,19 +342,23 @@ fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
     let (all, exit) = certificates(&control, place, context)?;
     let now = Timestamp::now();
     context.output.items("CertificateList", &all, |wide| {
-        let mut heads = vec!["CLUSTER", "BACKUP", "VERDICT", "AGE", "RESTORE TOOK", "BUDGET", "ROWS"];
+        let mut heads = vec!["CLUSTER", "BACKUP", "VERDICT", "AGE", "RESTORE TOOK", "CHANGE", "BUDGET", "ROWS"];
         if wide {
             heads.extend(["REPOSITORIES", "CHAINED", "IMAGE", "BY"]);
         }
         let mut table = output::table(&heads);
         let took = |seconds: f64| human::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
-        for Listed { certificate, repositories, chained } in &all {
+        for Listed { certificate, repositories, recovery, chained } in &all {
             let mut row = vec![
                 certificate.cluster.to_string(),
                 certificate.set.to_string(),
                 certificate.verdict.to_string(),
                 human::age(certificate.ended_at, now),
                 took(certificate.rto_seconds),
+                recovery
+                    .as_ref()
+                    .and_then(|recovery| recovery.change_percent)
+                    .map_or_else(|| "-".to_owned(), |change| format!("{change:+.0} %")),
                 certificate.rto_budget_seconds.map_or_else(|| "-".to_owned(), took),
                 certificate.extent.as_ref().map_or_else(|| "-".to_owned(), |extent| extent.rows.to_string()),
             ];
@@ -307,6 +396,14 @@ fn show(place: &Place, backup: Option<&Selector>, context: &Context) -> Result<E
             .next(format!("drill it: pglife drill {}", policy.name)));
     };
     context.output.items("Certificate", std::slice::from_ref(last), |_| checks_table(&last.certificate))?;
+    if let Some(recovery) = &last.recovery {
+        let median = human::duration(SignedDuration::try_from_secs_f64(recovery.median_seconds).unwrap_or_default());
+        context.output.note(&format!(
+            "a restore takes {}; the median of the last {} is {median}",
+            human::recovery(recovery),
+            recovery.measurements
+        ));
+    }
     for check in &last.certificate.checks {
         for found in &check.found {
             context.output.note(&format!("{}: {found}", check.name));

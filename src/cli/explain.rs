@@ -92,8 +92,7 @@ fn explain(row: &ClusterStatus, verdict: Verdict, runs: &[RunRecord], daemon: bo
             (evidence, next) = of_kind(row, &row.volume, Operation::Volume, runs, daemon, now);
         }
         Check::Drill => {
-            evidence = proven(row, runs, now);
-            next.push(format!("prove the newest one now: pglife drill {cluster}"));
+            (evidence, next) = of_proof(row, runs, daemon, now);
         }
         Check::Repository(name) => {
             let found = row.repositories.iter().find(|repository| repository.name == *name);
@@ -113,12 +112,38 @@ fn explain(row: &ClusterStatus, verdict: Verdict, runs: &[RunRecord], daemon: bo
     Explanation { cluster: cluster.clone(), verdict, evidence, next }
 }
 
-/// Evidence about what is proven.
-fn proven(row: &ClusterStatus, runs: &[RunRecord], now: Timestamp) -> Vec<String> {
-    let last = row.proof.last_proven.as_ref();
-    let newest =
-        last.map(|proven| format!("the newest proven one is {}, {}", proven.set, human::age(proven.completed_at, now)));
-    newest.into_iter().chain(failed_runs(Operation::Drill, runs)).collect()
+/// Evidence, and what to do, about what is proven.
+fn of_proof(row: &ClusterStatus, runs: &[RunRecord], daemon: bool, now: Timestamp) -> (Vec<String>, Vec<String>) {
+    let (mut evidence, mut next) = (Vec::new(), Vec::new());
+    let (cluster, proof) = (&row.cluster, &row.proof);
+    if let Some(bad) = &proof.bad {
+        evidence.push(format!("{} is bad: the drill of {} found it so", bad.set, bad.found_at));
+        next.push(format!("see what it does not bring back: pglife drill show {cluster} --backup {}", bad.set));
+        next.push(format!("take a new one and prove it: pglife backup {cluster} && pglife drill {cluster}"));
+    } else {
+        next.push(format!("prove the newest one now: pglife drill {cluster}"));
+    }
+    evidence.push(match &proof.last_proven {
+        Some(proven) => format!("the newest proven one is {}, {}", proven.set, human::age(proven.completed_at, now)),
+        None => "no backup is proven".to_owned(),
+    });
+    evidence.extend(
+        proof
+            .recovery
+            .iter()
+            .map(|recovery| format!("a restore of a {} takes {}", recovery.kind, human::recovery(recovery))),
+    );
+    evidence.extend(failed_runs(Operation::Drill, runs));
+    match proof.next_run_at {
+        Some(at) if daemon => evidence.push(format!("the next drill is due {}", human::age(at, now))),
+        Some(at) => {
+            evidence
+                .push(format!("the next drill is due {}, but no daemon works here to start it", human::age(at, now)));
+            next.push("start the daemon: pglife daemon".to_owned());
+        }
+        None => evidence.push("there is no schedule: drills are made by hand, or from elsewhere".to_owned()),
+    }
+    (evidence, next)
 }
 
 /// The last runs of `operation` that did not end well.

@@ -2,6 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::backup_set::RecoveryTime;
+
 /// A size in decimal units: `0 B`, `999 B`, `1.2 GB`.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
@@ -41,6 +43,19 @@ pub fn duration(length: SignedDuration) -> String {
 pub fn age(then: Timestamp, now: Timestamp) -> String {
     let length = now.duration_since(then);
     if length.is_negative() { format!("in {}", duration(length)) } else { format!("{} ago", duration(length)) }
+}
+
+/// How long a restore takes, how that changes, and whether it may: `12s (+20 %), over the budget of 10s`.
+pub fn recovery(recovery: &RecoveryTime) -> String {
+    let seconds = |seconds: f64| duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
+    let mut text = seconds(recovery.seconds);
+    if let Some(change) = recovery.change_percent {
+        text.push_str(&format!(" ({change:+.0} %)"));
+    }
+    if let (Some(false), Some(budget)) = (recovery.within_budget, recovery.budget_seconds) {
+        text.push_str(&format!(", over the budget of {}", seconds(budget)));
+    }
+    text
 }
 
 /// Names with commas between them; `-` where there is none.

@@ -174,11 +174,10 @@ fn next(cluster: Option<&ClusterName>, count: u16, now: Timestamp, context: &Con
         if policy.dump.schedule.is_none() {
             context.output.note(&format!("{}: no schedule, dumps are made by hand", policy.name));
         }
-        for (kind, schedule) in [("dump", &policy.dump.schedule), ("volume", &policy.volume.schedule)] {
-            let Some(schedule) = schedule else { continue };
+        for (task, schedule) in policy.schedules() {
             runs.extend(schedule.upcoming(now).take(count.into()).map(|slot| NextRun {
                 cluster: &policy.name,
-                kind,
+                kind: task.as_str(),
                 start: slot.start,
                 timezone: schedule.timezone.as_str(),
                 local: schedule.timezone.show(slot.start).strftime("%a %Y-%m-%d %H:%M:%S %:z").to_string(),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Context, Failure, human, output};
 use crate::cluster::ClusterName;
 use crate::exit::Exit;
-use crate::status::{self, ClusterStatus, KindStatus, LastBackup};
+use crate::status::{self, ClusterStatus, KindStatus, LastBackup, ProofStatus};
 
 /// The command line.
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,9 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
             context.output.data("\u{1b}[H\u{1b}[J")?;
         }
         show(&rows, context)?;
-        let scheduled = rows.iter().any(|row| row.dump.next_run_at.is_some() || row.volume.next_run_at.is_some());
+        let scheduled = rows.iter().any(|row| {
+            row.dump.next_run_at.is_some() || row.volume.next_run_at.is_some() || row.proof.next_run_at.is_some()
+        });
         if scheduled && !control.state.has_daemon() {
             let where_to = "start it: pglife daemon; or see that one works elsewhere";
             context
@@ -61,9 +63,9 @@ fn show(rows: &[ClusterStatus], context: &Context) -> Result<(), Failure> {
             heads.extend(["LAST VOLUME", "FRESH", "LAST RUN"]);
         }
         // Nor one for drills where there are none.
-        let drills = wide || rows.iter().any(|row| row.proof.proven > 0 || row.proof.freshness.is_some());
+        let drills = wide || rows.iter().any(|row| drilled(&row.proof));
         if drills {
-            heads.extend(["PROVEN", "FRESH"]);
+            heads.extend(["PROVEN", "FRESH", "LAST DRILL", "RESTORE TAKES"]);
         }
         if wide {
             heads.extend(["HOST", "BACKUPS", "DUMP", "VOLUME BACKUP", "MESSAGE"]);
@@ -100,6 +102,8 @@ fn show(rows: &[ClusterStatus], context: &Context) -> Result<(), Failure> {
                 cells.extend([
                     proven.map_or_else(|| "never".to_owned(), |proven| human::age(proven.completed_at, now)),
                     row.proof.freshness.clone().unwrap_or_else(|| "no limit".to_owned()),
+                    or_dash(row.proof.last_drill.as_ref().map(|drill| drill.result.to_owned())),
+                    human::list(row.proof.recovery.iter().map(human::recovery)),
                 ]);
             }
             if wide {
@@ -125,8 +129,24 @@ fn show(rows: &[ClusterStatus], context: &Context) -> Result<(), Failure> {
                 context.output.note(&format!("warning: cluster \"{cluster}\": the last {what} failed: {said}"));
             }
         }
+        let (cluster, proof) = (&row.cluster, &row.proof);
+        if let Some(bad) = &proof.bad {
+            context.output.note(&format!(
+                "warning: cluster \"{cluster}\": the drill of {} found backup {} bad; see pglife explain {cluster} drill",
+                bad.found_at, bad.set
+            ));
+        } else if let Some(drill) = proof.last_drill.as_ref().filter(|drill| drill.result == "unjudged") {
+            context
+                .output
+                .note(&format!("warning: cluster \"{cluster}\": the last drill came to no verdict: {}", drill.message));
+        }
     }
     Ok(())
+}
+
+/// True where there is something to say of drills.
+fn drilled(proof: &ProofStatus) -> bool {
+    proof.proven > 0 || proof.freshness.is_some() || proof.last_drill.is_some() || proof.next_run_at.is_some()
 }
 
 /// True where there is something to say of a kind of backup.

@@ -90,7 +90,7 @@ impl Catalogue {
         for unreadable in &self.unreadable {
             tracing::warn!("{}", unreadable.error.chain());
         }
-        let proofs = if *selector == Selector::LatestProven { proven(store, self)? } else { Proofs::new() };
+        let proofs = if selector.asks_for_proofs() { proven(store, self)? } else { Certificates::new() };
         selector
             .select(&self.sets, |set| proofs.contains_key(set))
             .cloned()
@@ -229,8 +229,15 @@ pub fn certificates<'l>(
     Ok(certificates)
 }
 
-/// When each set was proven, of those whose last certificate says so, and says it of the manifest that is there.
-pub fn proven(store: &dyn Store, catalogue: &Catalogue) -> Result<Proofs, OperationError> {
+/// The certificates of the sets that are proven: whose last one says so, and says it of the manifest that is there.
+pub fn proven(store: &dyn Store, catalogue: &Catalogue) -> Result<Certificates, OperationError> {
+    let mut certificates = judged(store, catalogue)?;
+    certificates.retain(|_, certificate| certificate.verdict == Verdict::Proven);
+    Ok(certificates)
+}
+
+/// The last certificate of each set, where it is of the manifest that is there.
+pub fn judged(store: &dyn Store, catalogue: &Catalogue) -> Result<Certificates, OperationError> {
     // The last of each set: a set's certificates lie in one folder, and are named by their time.
     let mut last: BTreeMap<&str, &Listed> = BTreeMap::new();
     for listed in &catalogue.drilled {
@@ -240,20 +247,20 @@ pub fn proven(store: &dyn Store, catalogue: &Catalogue) -> Result<Proofs, Operat
             *newest = listed;
         }
     }
-    let mut proofs = Proofs::new();
+    let mut judged = Certificates::new();
     for (certificate, _) in certificates(store, last.into_values())? {
         let holds = |commit: &Commit| {
             commit.location() == certificate.location() && commit.manifest_blake3 == certificate.manifest
         };
-        if certificate.verdict == Verdict::Proven && catalogue.sets.iter().any(holds) {
-            proofs.insert(certificate.set.clone(), certificate);
+        if catalogue.sets.iter().any(holds) {
+            judged.insert(certificate.set.clone(), certificate);
         }
     }
-    Ok(proofs)
+    Ok(judged)
 }
 
-/// The certificates of proven sets.
-pub type Proofs = BTreeMap<SetId, Certificate>;
+/// A certificate for each set.
+pub type Certificates = BTreeMap<SetId, Certificate>;
 
 /// Pins by the set they are for.
 pub type Pins = BTreeMap<(Lineage, SetId), Pinning>;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
+use crate::backup_set::certificate::Verdict;
 use crate::backup_set::{Certificate, Commit, Selector, SetId};
 use crate::cluster::RepoName;
 use crate::exit::Exit;
@@ -13,7 +14,7 @@ use crate::policy::Policy;
 use crate::policy::retention::Pinning;
 use crate::storage::{Location, Repository, StorageError};
 
-use super::catalogue::{self, Pins, Proofs};
+use super::catalogue::{self, Certificates, Pins};
 use super::{Advise as _, ControlPlane, OperationError, failed};
 
 /// What a policy's repositories are at the moment.
@@ -34,8 +35,20 @@ pub struct Held {
     pub repositories: Vec<RepoName>,
     /// The pin it has in one of them.
     pub pin: Pinning,
-    /// The certificate that says it is good, where its last one does, in one of them.
-    pub proof: Option<Certificate>,
+    /// What the last drill of it found, as the certificates in all of them tell.
+    pub judged: Option<Certificate>,
+}
+
+impl Held {
+    /// The certificate that says it is good, where its last one does.
+    pub fn proof(&self) -> Option<&Certificate> {
+        self.judged.as_ref().filter(|certificate| certificate.verdict == Verdict::Proven)
+    }
+
+    /// The certificate that says it is bad, where its last one does.
+    pub fn disproof(&self) -> Option<&Certificate> {
+        self.judged.as_ref().filter(|certificate| certificate.verdict == Verdict::Bad)
+    }
 }
 
 /// The sets of several repositories.
@@ -150,12 +163,12 @@ impl Repositories {
         for (name, repository) in &self.open {
             let looked = catalogue::read(control, repository, Some(&policy.name)).and_then(|catalogue| {
                 let pins = catalogue::pins(repository.store(), &catalogue)?;
-                Ok((pins, catalogue::proven(repository.store(), &catalogue)?, catalogue))
+                Ok((pins, catalogue::judged(repository.store(), &catalogue)?, catalogue))
             });
             match looked {
-                Ok((pins, proofs, catalogue)) => {
+                Ok((pins, judged, catalogue)) => {
                     read += 1;
-                    holdings.add(name, catalogue.sets, pins, proofs);
+                    holdings.add(name, catalogue.sets, pins, judged);
                     holdings.problems.extend(catalogue.unreadable.into_iter().map(|unreadable| unreadable.error));
                 }
                 Err(error) if first_problem.is_none() => first_problem = Some(error),
@@ -219,12 +232,12 @@ impl Holdings {
     pub fn select(&self, policy: &Policy, selector: &Selector) -> Result<&Held, OperationError> {
         let commits: Vec<Commit> = self.sets.iter().map(|held| held.commit.clone()).collect();
         let commit = selector
-            .select(&commits, |set| self.sets.iter().any(|held| held.commit.set == *set && held.proof.is_some()))
+            .select(&commits, |set| self.sets.iter().any(|held| held.commit.set == *set && held.proof().is_some()))
             .map_err(failed(format!("cluster \"{}\": no such backup", policy.name)))?;
         Ok(self.sets.iter().find(|held| held.commit.set == commit.set).expect("it was selected from them"))
     }
 
-    fn add(&mut self, repository: &RepoName, sets: Vec<Commit>, mut pins: Pins, mut proofs: Proofs) {
+    fn add(&mut self, repository: &RepoName, sets: Vec<Commit>, mut pins: Pins, mut judged: Certificates) {
         let mut known: HashMap<SetId, usize> =
             self.sets.iter().enumerate().map(|(place, held)| (held.commit.set.clone(), place)).collect();
         for commit in sets {
@@ -232,14 +245,16 @@ impl Holdings {
             if let Some(&place) = known.get(&commit.set) {
                 let held = &mut self.sets[place];
                 held.repositories.push(repository.clone());
-                held.proof = held.proof.take().or(proofs.remove(&commit.set));
+                // A repository that was away misses certificates; the last one counts.
+                let judged = held.judged.take().into_iter().chain(judged.remove(&commit.set));
+                held.judged = judged.max_by_key(|certificate| certificate.ended_at);
                 if held.pin == Pinning::Absent {
                     held.pin = pin;
                 }
             } else {
                 known.insert(commit.set.clone(), self.sets.len());
-                let proof = proofs.remove(&commit.set);
-                self.sets.push(Held { commit, repositories: vec![repository.clone()], pin, proof });
+                let judged = judged.remove(&commit.set);
+                self.sets.push(Held { commit, repositories: vec![repository.clone()], pin, judged });
             }
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! There is no queue: a run that may not begin stays due, and is asked for again at the next tick, until it would be later than
 //! its policy allows.
+//!
+//! Drills give way: a backup is admitted as if there were none, and a drill waits until the host has no other one.
 
 use std::num::NonZeroUsize;
 
@@ -10,12 +12,23 @@ use crate::cluster::{ClusterName, HostName, RepoName};
 /// What a run takes up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// The cluster: one run at a time.
+    /// What it works on, one run at a time: the cluster, or the throwaway server of a drill.
     pub(super) cluster: ClusterName,
     /// The Docker host.
     pub(super) host: HostName,
     /// The repositories.
     pub(super) repositories: Vec<RepoName>,
+    /// What it is.
+    pub(super) kind: ClaimKind,
+}
+
+/// Runs of one kind take room from each other, and from no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimKind {
+    /// A backup, or what reads backups beside the cluster.
+    Backup,
+    /// A drill.
+    Drill,
 }
 
 /// How many runs there may be side by side.
@@ -36,6 +49,9 @@ pub(super) enum Refusal {
     /// The host has enough to do.
     #[error("host \"{0}\" has as many runs as `daemon.runs_per_host` allows")]
     Host(HostName),
+    /// The host restores already.
+    #[error("host \"{0}\" has a drill: there is one at a time")]
+    Drill(HostName),
     /// The repository has enough to do.
     #[error("repository \"{0}\" has as many runs as `daemon.runs_per_repository` allows")]
     Repository(RepoName),
@@ -43,15 +59,18 @@ pub(super) enum Refusal {
 
 /// Decides about `wanted` beside what is `running`.
 pub(super) fn admit(running: &[Claim], wanted: &Claim, limits: Limits) -> Result<(), Refusal> {
-    if running.iter().any(|claim| claim.cluster == wanted.cluster) {
+    let running = || running.iter().filter(|claim| claim.kind == wanted.kind);
+    if running().any(|claim| claim.cluster == wanted.cluster) {
         return Err(Refusal::Cluster);
     }
-    let on_host = running.iter().filter(|claim| claim.host == wanted.host).count();
-    if on_host >= limits.per_host.get() {
-        return Err(Refusal::Host(wanted.host.clone()));
+    let on_host = running().filter(|claim| claim.host == wanted.host).count();
+    match wanted.kind {
+        ClaimKind::Drill if on_host > 0 => return Err(Refusal::Drill(wanted.host.clone())),
+        ClaimKind::Backup if on_host >= limits.per_host.get() => return Err(Refusal::Host(wanted.host.clone())),
+        ClaimKind::Drill | ClaimKind::Backup => {}
     }
     for repository in &wanted.repositories {
-        let with = running.iter().filter(|claim| claim.repositories.contains(repository)).count();
+        let with = running().filter(|claim| claim.repositories.contains(repository)).count();
         if with >= limits.per_repository.get() {
             return Err(Refusal::Repository(repository.clone()));
         }
@@ -67,6 +86,7 @@ mod tests {
 
     fn claim(cluster: usize, host: usize, repositories: &[usize]) -> Claim {
         Claim {
+            kind: ClaimKind::Backup,
             cluster: format!("c{cluster}").parse().expect("a name"),
             host: format!("h{host}").parse().expect("a name"),
             repositories: repositories.iter().map(|name| format!("r{name}").parse().expect("a name")).collect(),
@@ -88,9 +108,29 @@ mod tests {
         let repository = asked(claim(3, 2, &[3, 2]), limits(2, 1)).expect_err("full");
         assert!(repository.contains("repository \"r2\""), "{repository}");
         assert_eq!(asked(claim(3, 2, &[3]), limits(1, 1)), Ok(()));
+        let drill = |cluster| Claim { kind: ClaimKind::Drill, ..claim(cluster, 1, &[1]) };
+        assert_eq!(asked(drill(1), limits(1, 1)), Ok(()), "backups do not keep a drill from its host");
+        let second = admit(&[drill(1)], &drill(2), limits(9, 9)).expect_err("one at a time").to_string();
+        assert!(second.contains("host \"h1\" has a drill"), "{second}");
     }
 
     proptest! {
+        #[test]
+        fn drills_keep_no_backup_from_running(
+            running in proptest::collection::vec((0_usize..6, 0_usize..3, 0_usize..4, any::<bool>()), 0..12),
+            wanted in (0_usize..6, 0_usize..3, 0_usize..4),
+            per_host in 1_usize..4, per_repository in 1_usize..4,
+        ) {
+            let limits = limits(per_host, per_repository);
+            let running: Vec<Claim> = running.into_iter().map(|(cluster, host, repository, drill)| Claim {
+                kind: if drill { ClaimKind::Drill } else { ClaimKind::Backup },
+                ..claim(cluster, host, &[repository])
+            }).collect();
+            let backups: Vec<Claim> = running.iter().filter(|claim| claim.kind == ClaimKind::Backup).cloned().collect();
+            let wanted = claim(wanted.0, wanted.1, &[wanted.2]);
+            prop_assert_eq!(admit(&running, &wanted, limits), admit(&backups, &wanted, limits));
+        }
+
         #[test]
         fn no_limit_is_ever_exceeded_and_a_free_house_takes_anybody(
             wanted in proptest::collection::vec((0_usize..6, 0_usize..3, proptest::collection::vec(0_usize..4, 1..3)), 1..30),

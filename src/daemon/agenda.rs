@@ -3,42 +3,12 @@
 //! A schedule that is seen for the first time, or that was changed, has nothing to make up for: the time it is first seen is
 //! remembered as if a slot had fired then.
 
-use std::fmt;
-
 use jiff::Timestamp;
 
 use crate::cluster::{ClusterName, HostName, RepoName};
 use crate::policy::schedule::{Due, Slot};
-use crate::policy::{Duration, Policy, Schedule};
+use crate::policy::{Duration, Policy, Schedule, Task};
 use crate::state::{Fired, FiredSlots};
-
-/// What can be scheduled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Task {
-    /// A dump, and pruning after it.
-    Dump,
-    /// A copy of the volumes, and pruning after it.
-    Volume,
-    /// The day's share of backups is read and compared.
-    Verify,
-}
-
-impl Task {
-    /// Its name in state, metrics and messages.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Dump => "dump",
-            Self::Volume => "volume",
-            Self::Verify => "verify",
-        }
-    }
-}
-
-impl fmt::Display for Task {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.as_str())
-    }
-}
 
 /// One schedule of one cluster.
 #[derive(Debug, Clone, Copy)]
@@ -57,19 +27,12 @@ pub(super) struct Entry<'p> {
 
 /// Every schedule of a policy.
 pub(super) fn entries(policy: &Policy) -> impl Iterator<Item = Entry<'_>> {
-    let schedules = [
-        (Task::Dump, policy.dump.schedule.as_ref()),
-        (Task::Volume, policy.volume.schedule.as_ref()),
-        (Task::Verify, policy.verify.as_ref().and_then(|verify| verify.schedule.as_ref())),
-    ];
-    schedules.into_iter().filter_map(|(task, schedule)| {
-        Some(Entry {
-            cluster: &policy.name,
-            task,
-            schedule: schedule?,
-            host: &policy.host,
-            repositories: &policy.dump.repositories,
-        })
+    policy.schedules().map(|(task, schedule)| Entry {
+        cluster: &policy.name,
+        task,
+        schedule,
+        host: &policy.host,
+        repositories: &policy.dump.repositories,
     })
 }
 

@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::agenda::Task;
 use crate::backup;
-use crate::backup_set::Kind;
+use crate::backup_set::{Kind, Selector};
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::{ControlPlane, OperationError, Tick};
+use crate::drill::{self, DrillRequest, Judgement};
 use crate::exit::Exit;
-use crate::policy::Policy;
+use crate::policy::{Policy, Task};
 use crate::prune::{self, Outcome as Pruned};
 use crate::state::Fired;
-use crate::status::board::Board;
+use crate::status::board::{Board, Running};
 use crate::verification;
 
 /// A run that is to be done.
@@ -45,9 +45,9 @@ pub(super) enum Outcome {
 
 /// One thing that was done, or not.
 pub(super) struct Report {
-    /// The kind of event: `backup.succeeded`.
-    pub(super) kind: &'static str,
-    /// `ok`, `warnings` or `failed`.
+    /// The kind of event: `backup.succeeded`. None where the operation has told it itself.
+    pub(super) kind: Option<&'static str>,
+    /// `ok`, `warnings` or `failed`; of a drill `proven`, `bad` or `unjudged`.
     pub(super) result: &'static str,
     pub(super) text: String,
     /// True for what was scheduled, false for what follows from it.
@@ -59,6 +59,7 @@ pub(super) async fn run(job: Job) -> Ended {
     let outcome = match job.task {
         Task::Dump => back_up(&job, Kind::Dump).await,
         Task::Volume => back_up(&job, Kind::Volume).await,
+        Task::Drill => prove(&job).await,
         Task::Verify => verify(&job).await,
     };
     let Job { policy, task, before, .. } = job;
@@ -82,7 +83,7 @@ async fn back_up(job: &Job, kind: Kind) -> Outcome {
         text.push_str("; ");
         text.push_str(warning);
     }
-    let mut reports = vec![Report { kind: event, result, text, is_main: true }];
+    let mut reports = vec![Report { kind: Some(event), result, text, is_main: true }];
     if taken.exit != Exit::Failed && job.policy.retention.is_some() {
         // Each repository by itself: one that is away, or takes nothing back, keeps nobody from the others.
         for repository in &job.policy.dump.repositories {
@@ -117,7 +118,30 @@ async fn prune_one(job: &Job, repository: &RepoName) -> Option<Report> {
         text.push_str(&format!(", {unreadable} left alone because they cannot be read"));
     }
     let (kind, result) = if locked + unreadable > 0 { ("prune.warned", "warnings") } else { ("prune.done", "ok") };
-    Some(Report { kind, result, text, is_main: false })
+    Some(Report { kind: Some(kind), result, text, is_main: false })
+}
+
+/// Drills the newest backup that is not proven yet.
+async fn prove(job: &Job) -> Outcome {
+    let request = DrillRequest { backup: Selector::LatestUnproven, repository: None, identity: None, major: None };
+    let drilled = Box::pin(drill::drill(&job.control, &job.policy, &request, &|tick| show(job, tick))).await;
+    let (result, text) = match drilled {
+        // A command drills, or keeps a server of a drill.
+        Err(error) if error.exit == Exit::LockBusy => return Outcome::Busy,
+        Err(error) => {
+            tracing::error!("{}", error.chain());
+            ("unjudged", error.chain())
+        }
+        Ok(drilled) => {
+            let result = match drilled.judgement {
+                Judgement::Proven => "proven",
+                Judgement::Bad => "bad",
+                Judgement::Unknown(_) => "unjudged",
+            };
+            (result, drilled.summary())
+        }
+    };
+    Outcome::Done(vec![Report { kind: None, result, text, is_main: true }])
 }
 
 /// Reads the day's share of the backups.
@@ -129,13 +153,13 @@ async fn verify(job: &Job) -> Outcome {
     let report = match verified {
         Err(error) => failure("verify.failed", &error),
         Ok(sampled) if sampled.damage.is_empty() => Report {
-            kind: "verify.done",
+            kind: Some("verify.done"),
             result: "ok",
             text: format!("{} copies of backups are what was written", sampled.looked_at),
             is_main: true,
         },
         Ok(sampled) => Report {
-            kind: "verify.damaged",
+            kind: Some("verify.damaged"),
             result: "failed",
             text: format!("{}; next: pglife backups verify {}", sampled.damage.join("; "), policy.name),
             is_main: true,
@@ -151,15 +175,14 @@ fn failure(kind: &'static str, error: &OperationError) -> Report {
         text.push_str(next);
     }
     tracing::error!("{text}");
-    Report { kind, result: "failed", text, is_main: true }
+    Report { kind: Some(kind), result: "failed", text, is_main: true }
 }
 
 /// Shows on the board how far the run is.
 fn show(job: &Job, tick: Tick) {
     job.board.change(|snapshot| {
-        let Some(running) = snapshot.running.iter_mut().find(|running| running.cluster == job.policy.name) else {
-            return;
-        };
+        let is_this = |running: &&mut Running| running.cluster == job.policy.name && running.task == job.task.as_str();
+        let Some(running) = snapshot.running.iter_mut().find(is_this) else { return };
         match tick {
             Tick::Step(step) => {
                 running.step = step;

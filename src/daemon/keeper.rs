@@ -26,7 +26,7 @@ use crate::consul::{Consul, ConsulError};
 use crate::policy::freshness::Level;
 use crate::state::{Fired, FiredSlots};
 use crate::status::board::{Board, Role, Snapshot};
-use crate::status::{ClusterStatus, KindStatus, verdicts};
+use crate::status::{ClusterStatus, KindStatus, ProofStatus, verdicts};
 
 /// How often every check is spoken for.
 const BEAT: Duration = Duration::from_secs(30);
@@ -253,9 +253,13 @@ impl Keeper {
         session: &SessionId,
     ) -> Result<(), ConsulError> {
         for cluster in &snapshot.clusters {
-            for (kind, status) in [("dump", &cluster.dump), ("volume", &cluster.volume)] {
-                let key = self.consul.key(&format!("state/{}/backup/{kind}", cluster.cluster));
-                let text = document(status);
+            let documents = [
+                ("backup/dump", document(&cluster.dump)),
+                ("backup/volume", document(&cluster.volume)),
+                ("drill", proof_document(&cluster.proof)),
+            ];
+            for (name, text) in documents {
+                let key = self.consul.key(&format!("state/{}/{name}", cluster.cluster));
                 if written.get(&key) != Some(&text) && self.consul.put_as(session, &key, &text).await? {
                     written.insert(key, text);
                 }
@@ -274,6 +278,21 @@ fn document(status: &KindStatus) -> String {
         "failures_since_success": status.failures_since_success,
         "next_run_at": status.next_run_at,
         "limits": status.limits,
+    });
+    text.to_string()
+}
+
+/// What `state/<cluster>/drill` holds.
+fn proof_document(proof: &ProofStatus) -> String {
+    let text = serde_json::json!({
+        "last_proven": proof.last_proven,
+        "bad": proof.bad,
+        "last_drill_at": proof.last_drill.as_ref().map(|drill| drill.at),
+        "last_drill": proof.last_drill.as_ref().map(|drill| drill.result),
+        "failures_since_success": proof.failures_since_success,
+        "next_run_at": proof.next_run_at,
+        "limits": proof.limits,
+        "recovery": proof.recovery,
     });
     text.to_string()
 }
@@ -403,6 +422,7 @@ fn chain(error: &ConsulError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Disproven;
 
     #[test]
     fn the_newer_memory_counts() {
@@ -437,6 +457,36 @@ mod tests {
         ]);
         let wanted = [own(&snapshot, Role::Leader, None)];
         assert_eq!(surplus(&there, &wanted, &snapshot, Role::Leader), ["pglife-backup-gone"]);
+    }
+
+    #[test]
+    fn a_bad_backup_turns_its_check_critical_and_is_in_kv() {
+        let at = Timestamp::UNIX_EPOCH;
+        let bad = Disproven { set: "the-set".to_owned(), completed_at: at, found_at: at };
+        let cluster = ClusterStatus {
+            cluster: "chado".parse().expect("a name"),
+            host: "local".to_owned(),
+            major: "17".to_owned(),
+            server: "healthy".to_owned(),
+            dump: KindStatus { last_known_at: Some(at), ..KindStatus::default() },
+            volume: KindStatus::default(),
+            proof: ProofStatus { bad: Some(bad), ..ProofStatus::default() },
+            repositories: vec![],
+            prune: None,
+            verify: None,
+            problems: vec![],
+        };
+        let document: serde_json::Value = serde_json::from_str(&proof_document(&cluster.proof)).expect("JSON");
+        assert_eq!(document["bad"]["set"], "the-set");
+        let board = Board::new("one".to_owned(), at);
+        let checks = of_cluster(&board.read(), &cluster, None).checks;
+        let checks: Vec<&str> = checks.iter().map(|check| check.id.as_str()).collect();
+        assert_eq!(checks, ["pglife-backup-chado-dump", "pglife-backup-chado-drill"]);
+        board.change(|snapshot| snapshot.clusters.push(cluster));
+        let said = said(&board.read(), at);
+        let (_, status, words) = said.iter().find(|(id, _, _)| id == "pglife-backup-chado-drill").expect("a check");
+        assert_eq!(*status, Status::Critical);
+        assert!(words.contains("found backup the-set bad"), "{words}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Labels: how pglife knows its own, and who may sweep what.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
@@ -36,6 +36,8 @@ pub enum Purpose {
     Scratch,
     /// A drill's throwaway server and its volumes.
     Drill,
+    /// A drill's server that somebody wants to look at: what its run made stays as long as it does.
+    Kept,
     /// A server at work in an upgrade, which alone removes it.
     Trial,
     /// The volume with the executable, and the container that keeps it.
@@ -50,6 +52,7 @@ impl Purpose {
             Self::Worker => "worker",
             Self::Scratch => "scratch",
             Self::Drill => "drill",
+            Self::Kept => "kept",
             Self::Trial => "trial",
             Self::Binary => "binary",
         }
@@ -74,19 +77,45 @@ pub fn of_cluster(purpose: Purpose, run: &str, cluster: &ClusterName) -> HashMap
     ])
 }
 
+/// When something with these labels may be swept, whoever made it.
+#[expect(clippy::implicit_hasher, reason = "the engine's labels come in one kind of map")]
+pub fn expires_at(labels: &HashMap<String, String>) -> Option<Timestamp> {
+    labels.get(EXPIRES)?.parse().ok()
+}
+
+/// True for the server of a drill that is kept, and still may be.
+#[expect(clippy::implicit_hasher, reason = "the engine's labels come in one kind of map")]
+pub fn is_kept(labels: &HashMap<String, String>, now: Timestamp) -> bool {
+    let value = |key: &str| labels.get(key).map(String::as_str);
+    value(MANAGED) == Some("true")
+        && value(PURPOSE) == Some(Purpose::Kept.as_str())
+        && expires_at(labels).is_some_and(|time| time > now)
+}
+
+/// The runs of which a server is kept: nothing they made is an orphan.
+pub fn kept_runs<'l>(all: impl IntoIterator<Item = &'l HashMap<String, String>>, now: Timestamp) -> BTreeSet<String> {
+    all.into_iter().filter(|labels| is_kept(labels, now)).filter_map(|labels| labels.get(RUN).cloned()).collect()
+}
+
 /// Whether something with these labels is an orphan that may be removed now.
 ///
 /// Only workers, scratch volumes and what a drill made ever are: when `run_is_over` says that their run has ended, or when their time is up.
-/// A run nobody here knows of may be another daemon's, so only time tells.
+/// A run nobody here knows of may be another daemon's, so only time tells. Of the `kept` runs nothing is.
 #[expect(clippy::implicit_hasher, reason = "the engine's labels come in one kind of map")]
-pub fn is_orphan(labels: &HashMap<String, String>, run_is_over: impl Fn(&str) -> bool, now: Timestamp) -> bool {
+pub fn is_orphan(
+    labels: &HashMap<String, String>,
+    kept: &BTreeSet<String>,
+    run_is_over: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> bool {
     let value = |key: &str| labels.get(key).map(String::as_str);
     let ours = value(MANAGED) == Some("true");
     let short_lived = value(PURPOSE).is_some_and(|purpose| {
-        [Purpose::Worker, Purpose::Scratch, Purpose::Drill].iter().any(|kind| kind.as_str() == purpose)
+        [Purpose::Worker, Purpose::Scratch, Purpose::Drill, Purpose::Kept].iter().any(|kind| kind.as_str() == purpose)
     });
-    let expired = value(EXPIRES).and_then(|time| time.parse::<Timestamp>().ok()).is_some_and(|time| time <= now);
-    ours && short_lived && (expired || value(RUN).is_some_and(run_is_over))
+    let expired = expires_at(labels).is_some_and(|time| time <= now);
+    let run = value(RUN);
+    ours && short_lived && !run.is_some_and(|run| kept.contains(run)) && (expired || run.is_some_and(run_is_over))
 }
 
 #[cfg(test)]
@@ -107,13 +136,25 @@ mod tests {
         #[test]
         fn nothing_of_a_cluster_is_ever_an_orphan(now in 0i64..4_000_000_000, over: bool) {
             let labels = of_cluster(Purpose::Cluster, "run", &cluster());
-            prop_assert!(!is_orphan(&labels, |_| over, at(now)));
+            prop_assert!(!is_orphan(&labels, &BTreeSet::new(), |_| over, at(now)));
         }
 
         #[test]
         fn a_worker_is_an_orphan_when_its_run_or_its_time_is_over(now in 0i64..2_000, over: bool) {
             let labels = short_lived(Purpose::Worker, "run", &cluster(), at(1_000));
-            prop_assert_eq!(is_orphan(&labels, |_| over, at(now)), over || now >= 1_000);
+            prop_assert_eq!(is_orphan(&labels, &BTreeSet::new(), |_| over, at(now)), over || now >= 1_000);
+        }
+
+        #[test]
+        fn what_belongs_to_a_kept_server_stays_as_long_as_it_does(now in 0i64..3_000, over: bool) {
+            let server = short_lived(Purpose::Kept, "run", &cluster(), at(2_000));
+            let volume = short_lived(Purpose::Drill, "run", &cluster(), at(1_000));
+            let others = short_lived(Purpose::Drill, "other", &cluster(), at(1_000));
+            let kept = kept_runs([&server, &volume, &others], at(now));
+            let is_orphan = |labels| is_orphan(labels, &kept, |_| over, at(now));
+            prop_assert_eq!(is_orphan(&server), now >= 2_000);
+            prop_assert_eq!(is_orphan(&volume), now >= 2_000);
+            prop_assert_eq!(is_orphan(&others), over || now >= 1_000);
         }
     }
 
@@ -121,6 +162,6 @@ mod tests {
     fn what_others_made_is_not_ours() {
         let mut labels = short_lived(Purpose::Worker, "run", &cluster(), at(0));
         labels.remove(MANAGED);
-        assert!(!is_orphan(&labels, |_| true, at(1)));
+        assert!(!is_orphan(&labels, &BTreeSet::new(), |_| true, at(1)));
     }
 }

@@ -1,7 +1,7 @@
 //! Writing certificates, each chained to the one before it in its lineage, and reading them.
 
-use crate::backup_set::certificate::Certificate;
-use crate::backup_set::{Commit, Digest};
+use crate::backup_set::certificate::{Certificate, Verdict};
+use crate::backup_set::{Commit, Digest, RecoveryTime};
 use crate::cluster::RepoName;
 use crate::control::{ControlPlane, OperationError, Repositories, catalogue, failed};
 use crate::policy::Policy;
@@ -17,6 +17,8 @@ pub struct Listed {
     pub certificate: Certificate,
     /// The repositories that hold it.
     pub repositories: Vec<RepoName>,
+    /// How long restores took up to this one, where it is a proof.
+    pub recovery: Option<RecoveryTime>,
     /// False where the one before it in its lineage is not the one it names: something was changed or taken away.
     pub chained: bool,
 }
@@ -60,19 +62,28 @@ pub fn list(
             let same = all.iter_mut().find(|listed| {
                 listed.certificate.set == certificate.set && listed.certificate.ended_at == certificate.ended_at
             });
-            match same {
-                Some(listed) => {
-                    listed.repositories.push(name.clone());
-                    listed.chained &= chained;
-                }
-                None => {
-                    all.push(Listed { certificate: certificate.clone(), repositories: vec![name.clone()], chained });
-                }
+            if let Some(listed) = same {
+                listed.repositories.push(name.clone());
+                listed.chained &= chained;
+            } else {
+                let certificate = certificate.clone();
+                all.push(Listed { certificate, repositories: vec![name.clone()], recovery: None, chained });
             }
         }
     }
     all.sort_by_key(|listed| listed.certificate.ended_at);
+    for place in 0..all.len() {
+        all[place].recovery = recovery(&all[..=place]);
+    }
     Ok(all)
+}
+
+/// How long restores took up to the last one of these, where that is a proof, by its own budget.
+fn recovery(until: &[Listed]) -> Option<RecoveryTime> {
+    let last = &until.last()?.certificate;
+    let certificates = until.iter().map(|listed| &listed.certificate);
+    let measured = RecoveryTime::measured(certificates, last.lineage, last.kind, last.rto_budget_seconds)?;
+    (last.verdict == Verdict::Proven).then_some(measured)
 }
 
 /// Whether `certificate` follows the last one before it in its lineage.

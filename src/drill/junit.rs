@@ -77,7 +77,7 @@ mod tests {
         let mut certificate = example();
         let found = vec!["table public.feature: 1,204,331 rows backed up, 1,204,330 restored <&>".to_owned()];
         certificate.checks = vec![Check { name: "facts".to_owned(), outcome, found, seconds: 1.5 }];
-        Drilled { certificate, judgement, rehearsal: false, certified: vec![], warnings: vec![] }
+        Drilled { certificate, judgement, rehearsal: false, certified: vec![], warnings: vec![], kept: None }
     }
 
     #[test]

@@ -54,7 +54,15 @@ pub fn compare(expected: &Facts, found: &Facts) -> Vec<Difference> {
         database: None,
         differences: vec![],
     };
-    comparison.statements(&expected.cluster, &found.cluster);
+    if expected.cluster_unknown.is_none() {
+        let settled = |statement: &&Statement| !expected.changing.contains(&statement.subject());
+        let found: Vec<Statement> = found.cluster.iter().filter(settled).cloned().collect();
+        comparison.statements(&expected.cluster, &found);
+    }
+    for subject in &expected.changing {
+        let words = "changed while it was backed up, so it was not compared".to_owned();
+        comparison.add(Weight::Note, subject.to_string(), words);
+    }
     for (name, database) in &expected.databases {
         comparison.database = Some(name.clone());
         if let Some(there) = found.databases.get(name) {
@@ -145,7 +153,7 @@ impl Comparison {
         let mut there: HashMap<(About, &str), &Statement> =
             found.iter().map(|statement| ((statement.about, statement.name.as_str()), statement)).collect();
         for statement in expected {
-            let subject = format!("{} {}", statement.about, statement.name);
+            let subject = statement.subject().to_string();
             match there.remove(&(statement.about, statement.name.as_str())) {
                 None if was_invalid(statement) => {
                     // pg_dump leaves it out, as it should.
@@ -156,7 +164,7 @@ impl Comparison {
             }
         }
         for statement in there.into_values() {
-            self.beyond(format!("{} {}", statement.about, statement.name));
+            self.beyond(statement.subject().to_string());
         }
     }
 

@@ -38,13 +38,9 @@ fn example() -> Facts {
         seconds: 1.5,
     };
     Facts {
-        version: FACTS_VERSION,
-        server: 170_006,
-        mode: Mode::Full,
-        algorithm: Algorithm::Record,
         cluster: vec![statement(About::Role, "alice", &[("login", "true")])],
         databases: [(name("chado"), database)].into(),
-        unknown: BTreeMap::new(),
+        ..Facts::of_server(170_006, Mode::Full, Algorithm::Record)
     }
 }
 
@@ -144,10 +140,30 @@ fn what_was_never_compared_is_said() {
 }
 
 #[test]
-fn statements_that_changed_meanwhile_are_left_out() {
-    let before = vec![statement(About::Role, "a", &[("x", "1")]), statement(About::Role, "b", &[("x", "1")])];
-    let after = [statement(About::Role, "a", &[("x", "2")]), statement(About::Role, "b", &[("x", "1")])];
-    assert_eq!(agreed(before, &after), (vec![after[1].clone()], 1));
+fn what_changed_meanwhile_is_not_held_against_the_backup() {
+    let role = |name: &str, value: &str| statement(About::Role, name, &[("login", value)]);
+    let mut expected = example();
+    let before = vec![role("altered", "1"), role("dropped", "1"), role("kept", "1")];
+    expected.settle_cluster(before, &[role("altered", "2"), role("kept", "1"), role("made", "1")]);
+    assert_eq!(expected.cluster, [role("kept", "1")]);
+    let names: Vec<&str> = expected.changing.iter().map(|subject| subject.name.as_str()).collect();
+    assert_eq!(names, ["altered", "dropped", "made"]);
+    // pg_dumpall may have seen each of them or not.
+    for more in
+        [vec![], vec![role("altered", "2"), role("made", "1")], vec![role("altered", "1"), role("dropped", "1")]]
+    {
+        let found = Facts { cluster: [vec![role("kept", "1")], more].concat(), ..example() };
+        let weights: Vec<Weight> = compare(&expected, &found).iter().map(|difference| difference.weight).collect();
+        assert_eq!(weights, [Weight::Note; 3]);
+    }
+    let found = Facts { cluster: vec![role("kept", "1"), role("foreign", "1")], ..example() };
+    assert_eq!(compare(&expected, &found)[0].to_string(), "role foreign: found, but not backed up");
+}
+
+#[test]
+fn an_unknown_cluster_is_not_compared() {
+    let expected = Facts { cluster: vec![], cluster_unknown: Some("no connection".to_owned()), ..example() };
+    assert_eq!(compare(&expected, &example()), []);
 }
 
 proptest! {

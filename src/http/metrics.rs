@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use crate::status::KindStatus;
 use crate::status::board::{Role, Snapshot};
+use crate::status::{KindStatus, ProofStatus};
 
 /// Series in the making, family by family.
 struct Page(String);
@@ -78,6 +78,7 @@ pub(super) fn metrics(snapshot: &Snapshot) -> String {
     );
     of_clusters(&mut page, snapshot);
     of_kinds(&mut page, snapshot);
+    of_drills(&mut page, snapshot);
     of_runs(&mut page, snapshot);
     page.0
 }
@@ -146,6 +147,75 @@ fn of_kinds(page: &mut Page, snapshot: &Snapshot) {
     page.family("pglife_backup_freshness_limit_seconds", "gauge", "The age that the policy allows.", limits);
 }
 
+fn of_drills(page: &mut Page, snapshot: &Snapshot) {
+    type Value = fn(&ProofStatus) -> Option<f64>;
+    let families: [(&str, &str, Value); 6] = [
+        ("last_success_timestamp_seconds", "When a drill proved the newest backup that is proven.", |it| {
+            it.last_proven.as_ref().map(|proven| instant(proven.proven_at))
+        }),
+        ("proven_backup_timestamp_seconds", "When the newest proven backup was complete.", |it| {
+            it.last_proven.as_ref().map(|proven| instant(proven.completed_at))
+        }),
+        ("last_attempt_timestamp_seconds", "When the last drill began.", |it| {
+            it.last_drill.as_ref().map(|drill| instant(drill.at))
+        }),
+        ("failures_since_success", "Drills since the last proof that came to none.", |it| {
+            Some(number(it.failures_since_success as u64))
+        }),
+        ("bad", "1 where a drill found a backup bad and no newer one is proven.", |it| Some(flag(it.bad.is_some()))),
+        ("next_run_timestamp_seconds", "When the next scheduled drill starts.", |it| it.next_run_at.map(instant)),
+    ];
+    let clusters = || snapshot.clusters.iter().map(|it| (vec![("cluster", it.cluster.as_str())], &it.proof));
+    for (name, help, value) in families {
+        let rows = clusters().filter_map(|(labels, proof)| Some((labels, value(proof)?)));
+        page.family(&format!("pglife_drill_{name}"), "gauge", help, rows);
+    }
+    let restores = || {
+        clusters().flat_map(|(labels, proof)| {
+            proof.recovery.iter().map(move |recovery| {
+                let mut labels = labels.clone();
+                labels.push(("kind", recovery.kind.as_str()));
+                (labels, recovery)
+            })
+        })
+    };
+    let last = restores().map(|(labels, recovery)| (labels, recovery.seconds));
+    page.family(
+        "pglife_drill_last_duration_seconds",
+        "gauge",
+        "How long the last restore took: the measured RTO.",
+        last,
+    );
+    let median = restores().map(|(labels, recovery)| (labels, recovery.median_seconds));
+    page.family(
+        "pglife_drill_median_duration_seconds",
+        "gauge",
+        "How long the last restores took, up to five.",
+        median,
+    );
+    let budget = restores().filter_map(|(labels, recovery)| Some((labels, recovery.budget_seconds?)));
+    page.family("pglife_drill_rto_budget_seconds", "gauge", "How long the policy allows a restore to take.", budget);
+    let limits = clusters().flat_map(|(labels, proof)| {
+        let limits = proof.limits.map(|limits| [("warn", limits.warn_seconds), ("critical", limits.critical_seconds)]);
+        limits.into_iter().flatten().map(move |(level, seconds)| {
+            let mut labels = labels.clone();
+            labels.push(("level", level));
+            (labels, number(seconds))
+        })
+    });
+    page.family("pglife_drill_freshness_limit_seconds", "gauge", "The age that the policy allows.", limits);
+    let ended =
+        snapshot.ended.iter().filter(|((_, task, _), _)| *task == "drill").map(|((cluster, _, result), count)| {
+            (vec![("cluster", cluster.as_str()), ("result", *result)], number(*count))
+        });
+    page.family("pglife_drill_runs_total", "counter", "Scheduled drills since the daemon began.", ended);
+    let in_progress = snapshot.clusters.iter().map(|it| {
+        let going = snapshot.running.iter().any(|run| run.task == "drill" && run.cluster == it.cluster);
+        (vec![("cluster", it.cluster.as_str())], flag(going))
+    });
+    page.family("pglife_drill_in_progress", "gauge", "1 while a scheduled drill goes on.", in_progress);
+}
+
 fn of_runs(page: &mut Page, snapshot: &Snapshot) {
     let ended = || {
         snapshot.ended.iter().map(|((cluster, task, result), count)| {
@@ -194,6 +264,8 @@ mod tests {
         assert!(text.contains(
             "pglife_backup_freshness_limit_seconds{cluster=\"chado\",kind=\"dump\",level=\"critical\"} 180000\n"
         ));
+        assert!(text.contains("pglife_drill_bad{cluster=\"chado\"} 1\n"), "{text}");
+        assert!(text.contains("pglife_drill_last_duration_seconds{cluster=\"chado\",kind=\"dump\"} 12.5\n"));
         assert!(text.contains("pglife_repo_up{cluster=\"chado\",repo=\"local\"} 0\n"));
         assert!(text.contains("pglife_backup_in_progress{cluster=\"chado\",kind=\"dump\"} 1\n"));
         // Each family is told once.

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::policy::freshness::Level;
 use crate::status::board::{Role, Running, Snapshot};
-use crate::status::{ClusterStatus, KindStatus, verdicts};
+use crate::status::{ClusterStatus, KindStatus, ProofStatus, verdicts};
 
 /// The stylesheet. Colours are never alone: each level is a word too.
 pub(super) const STYLE: &str = include_str!("style.css");
@@ -127,6 +127,7 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
         "PostgreSQL",
         "Last dump",
         "Last volume backup",
+        "Proven",
         "Next run",
         "Failures since",
         "Repositories",
@@ -136,13 +137,17 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
         .iter()
         .map(|cluster| {
             let level = level(cluster).as_str();
-            let next = [&cluster.dump, &cluster.volume].iter().filter_map(|kind| kind.next_run_at).min();
-            let failures = cluster.dump.failures_since_success + cluster.volume.failures_since_success;
+            let scheduled = [cluster.dump.next_run_at, cluster.volume.next_run_at, cluster.proof.next_run_at];
+            let next = scheduled.into_iter().flatten().min();
+            let failures = cluster.dump.failures_since_success
+                + cluster.volume.failures_since_success
+                + cluster.proof.failures_since_success;
             let cells = [
                 format!("<span class=\"badge {level}\">{level}</span>"),
                 format!("{} on {}, {}", escaped(&cluster.major), escaped(&cluster.host), escaped(&cluster.server)),
                 last(&cluster.dump, now),
                 last(&cluster.volume, now),
+                proven(&cluster.proof, now),
                 next.map_or_else(|| "by hand".to_owned(), moment),
                 failures.to_string(),
                 repositories(cluster),
@@ -172,6 +177,15 @@ fn last(kind: &KindStatus, now: Timestamp) -> String {
         (None, Some(at)) => format!("{} (from the record of runs)", moment(at)),
         (None, None) => "never".to_owned(),
     }
+}
+
+/// The newest proven backup, and how long its restore took.
+fn proven(proof: &ProofStatus, now: Timestamp) -> String {
+    let Some(proven) = &proof.last_proven else { return "never".to_owned() };
+    let age = length(now.duration_since(proven.completed_at));
+    let seconds = i64::try_from(proven.rto_seconds).unwrap_or(i64::MAX);
+    let took = length(SignedDuration::from_secs(seconds));
+    format!("{} ({age} old), restored in {took}", moment(proven.completed_at))
 }
 
 fn repositories(cluster: &ClusterStatus) -> String {
@@ -209,6 +223,9 @@ fn reasons(clusters: &[ClusterStatus]) -> String {
                     kind.last_message
                 ));
             }
+        }
+        if let Some(drill) = cluster.proof.last_drill.as_ref().filter(|it| matches!(it.result, "bad" | "unjudged")) {
+            say(&format!("the last drill ended with {}: {}", drill.result, drill.message));
         }
         for (what, run) in [("pruning", &cluster.prune), ("verification", &cluster.verify)] {
             if let Some(run) = run.as_ref().filter(|run| matches!(run.result, "failed" | "warnings")) {
@@ -254,8 +271,9 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::backup_set::{Kind, RecoveryTime};
     use crate::status::board::Board;
-    use crate::status::{LastBackup, LimitsStatus, RepositoryStatus};
+    use crate::status::{Disproven, LastBackup, LimitsStatus, RepositoryStatus, RunStatus};
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("an instant")
@@ -294,7 +312,21 @@ pub(super) mod tests {
                 free_bytes: None,
                 backups: 1,
             }],
-            proof: crate::status::ProofStatus::default(),
+            proof: ProofStatus {
+                bad: Some(Disproven { set: evil.to_owned(), completed_at, found_at: completed_at }),
+                last_drill: Some(RunStatus { at: completed_at, result: "bad", message: evil.to_owned() }),
+                recovery: vec![RecoveryTime {
+                    kind: Kind::Dump,
+                    seconds: 12.5,
+                    measured_at: completed_at,
+                    median_seconds: 12.5,
+                    measurements: 1,
+                    change_percent: None,
+                    budget_seconds: None,
+                    within_budget: None,
+                }],
+                ..ProofStatus::default()
+            },
             prune: None,
             verify: None,
             problems: vec![evil.to_owned()],

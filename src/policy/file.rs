@@ -1,23 +1,24 @@
 //! Reads `policies/<cluster>.toml`.
 
+mod drill;
+mod timing;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
-use super::schedule::{self, CronExpression, OnMissed, PUNCTUAL, Schedule, Zone};
+use super::schedule::{self, Schedule, Zone};
 use super::{
-    Adopted, Assertion, DURATION_HELP, DatabaseSelection, DrillPolicy, DumpPolicy, Duration, ImageName, Layout, Login,
-    Managed, Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention,
-    upgrade,
+    Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, Layout, Login, Managed, Policy,
+    Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention, upgrade,
 };
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
 use crate::document::{self, Entry, Position, Problem, Table};
-use crate::facts;
 use crate::settings::{Endpoint, Repository, Settings};
+
+use timing::{read_zone, shortest_gap};
 
 /// What came of reading one policy file.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             (dump, volume)
         });
         let retention = root.optional("retention", read_retention);
-        let drill = root.section("drill", read_drill);
+        let drill = root.section("drill", |table| drill::read(table, reader.timing(table, &dump.timezone)));
         let verify = root.optional("verify", |table| reader.verify(table, &dump));
         let upgrade = root.section("upgrade", |table| {
             let zone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
@@ -74,7 +75,11 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             {
                 entry.problem("an adopted cluster has no volume backups in this version", "remove the key");
             }
-            (limits("dump", dump.schedule.as_ref()), limits("volume", volume.schedule.as_ref()), limits("drill", None))
+            (
+                limits("dump", dump.schedule.as_ref()),
+                limits("volume", volume.schedule.as_ref()),
+                limits("drill", drill.schedule.as_ref()),
+            )
         });
         Some(Policy {
             name: cluster.clone(),
@@ -255,11 +260,11 @@ impl Reader<'_> {
             }
             Some(duration)
         });
-        let timezone = table.get("timezone").map_or(Some(Zone::UTC), |entry| read_zone(&entry));
+        let (schedule, timezone) = self.timing(table, &Zone::UTC);
         let repositories = self.repositories(table);
         DumpPolicy {
-            schedule: self.schedule(table, timezone.as_ref()),
-            timezone: timezone.unwrap_or(Zone::UTC),
+            schedule,
+            timezone,
             required: read_required(table, repositories.len()),
             repositories,
             databases: read_databases(table).unwrap_or_else(DatabaseSelection::everything),
@@ -288,10 +293,10 @@ impl Reader<'_> {
                 }
             }
         });
-        let timezone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
+        let (schedule, timezone) = self.timing(table, &dump.timezone);
         VolumePolicy {
-            schedule: self.schedule(table, timezone.as_ref()),
-            timezone: timezone.unwrap_or(Zone::UTC),
+            schedule,
+            timezone,
             mode: mode.unwrap_or_default(),
             volumes: read_volumes(table),
             codec: table
@@ -303,17 +308,12 @@ impl Reader<'_> {
     }
 
     fn verify(&self, table: &Table<'_>, dump: &DumpPolicy) -> VerifyPolicy {
-        let timezone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
-        let schedule = self.schedule(table, timezone.as_ref());
+        let (schedule, timezone) = self.timing(table, &dump.timezone);
         let sample = table.get("sample").and_then(|entry| entry.parse("a share for each day: \"1/7\", a seventh"));
         if table.is_present() && table.get("schedule").is_none() {
             table.missing("schedule", "the schedule is missing", schedule::HELP);
         }
-        VerifyPolicy {
-            schedule,
-            timezone: timezone.unwrap_or(Zone::UTC),
-            sample: sample.unwrap_or_else(|| "1/7".parse().expect("a sample")),
-        }
+        VerifyPolicy { schedule, timezone, sample: sample.unwrap_or_else(|| "1/7".parse().expect("a sample")) }
     }
 
     fn repositories(&self, table: &Table<'_>) -> Vec<RepoName> {
@@ -353,34 +353,12 @@ impl Reader<'_> {
         chosen
     }
 
-    /// `timezone` is `None` where it cannot be read.
-    fn schedule(&self, table: &Table<'_>, timezone: Option<&Zone>) -> Option<Schedule> {
-        let given = ["on_missed", "max_lateness", "splay"].map(|key| table.get(key).map(|entry| (key, entry)));
-        let on_missed = read_on_missed(table);
-        let splay = table.get("splay").map_or(Some(Duration::ZERO), |entry| entry.parse(DURATION_HELP));
-        let Some(cron) = table.get("schedule") else {
-            for (key, entry) in given.iter().flatten() {
-                entry.problem(format!("{key} has no effect without a schedule"), "add schedule, or remove the key");
-            }
-            return None;
-        };
-        let cron = cron.parse::<CronExpression>(schedule::HELP);
-        let schedule = Schedule::new(self.cluster, cron?, timezone?.clone(), on_missed?, splay?);
-        if let Some(gap) = shortest_gap(&schedule).filter(|gap| *gap <= schedule.splay)
-            && let Some(entry) = table.get("splay")
-        {
-            entry.problem(
-                format!("the splay is not shorter than the {gap} between two runs"),
-                "choose a splay well below that",
-            );
-        }
-        Some(schedule)
+    /// The keys that say when; `usual` is the zone where the table names none. A zone that cannot be read leaves no schedule.
+    fn timing(&self, table: &Table<'_>, usual: &Zone) -> (Option<Schedule>, Zone) {
+        let timezone = table.get("timezone").map_or_else(|| Some(usual.clone()), |entry| read_zone(&entry));
+        let schedule = timing::read(table, self.cluster, timezone.as_ref());
+        (schedule, timezone.unwrap_or(Zone::UTC))
     }
-}
-
-/// The schedule's shortest gap; reading a policy does not look at the clock, and any year will do.
-fn shortest_gap(schedule: &Schedule) -> Option<Duration> {
-    schedule.shortest_gap(Timestamp::UNIX_EPOCH)
 }
 
 fn usable_host(table: &Table<'_>, entry: Option<&Entry<'_>>, name: &HostName, endpoint: &Endpoint) -> bool {
@@ -449,49 +427,6 @@ fn read_table_patterns(table: &Table<'_>) -> Vec<TablePattern> {
     items.into_iter().flatten().filter_map(|item| item.parse(help)).collect()
 }
 
-fn read_zone(entry: &Entry<'_>) -> Option<Zone> {
-    let help = "a name of the IANA database: \"Europe/Berlin\"";
-    let name = entry.text(help)?;
-    match name.parse() {
-        Ok(zone) => Some(zone),
-        Err(error) => {
-            let near = Zone::nearest(name).map(|near| format!("did you mean {near}?"));
-            let error: schedule::ZoneError = error;
-            entry.problem(error.to_string(), near.unwrap_or_else(|| help.to_owned()));
-            None
-        }
-    }
-}
-
-fn read_on_missed(table: &Table<'_>) -> Option<OnMissed> {
-    const HELP: &str = "\"run_once\" or \"skip\"";
-    let lateness = table.get("max_lateness");
-    let max_lateness = lateness.as_ref().map_or(Some(Duration::from_hours(12)), |entry| {
-        let duration = entry.parse::<Duration>(DURATION_HELP)?;
-        if duration < PUNCTUAL {
-            let message = format!("a run less than {PUNCTUAL} late is punctual");
-            entry.problem(message, "choose more, or on_missed = \"skip\"");
-        }
-        Some(duration)
-    });
-    let Some(entry) = table.get("on_missed") else {
-        return max_lateness.map(|max_lateness| OnMissed::RunOnce { max_lateness });
-    };
-    match entry.text(HELP)? {
-        "run_once" => max_lateness.map(|max_lateness| OnMissed::RunOnce { max_lateness }),
-        "skip" => {
-            if let Some(lateness) = lateness {
-                lateness.problem("max_lateness has no effect with on_missed = \"skip\"", "remove one of the two");
-            }
-            Some(OnMissed::Skip)
-        }
-        other => {
-            entry.problem(format!("{other:?} is not known"), HELP);
-            None
-        }
-    }
-}
-
 /// How many of `repositories` copies make a backup.
 fn read_required(table: &Table<'_>, repositories: usize) -> NonZeroUsize {
     let Some(entry) = table.get("required") else { return NonZeroUsize::MIN };
@@ -517,54 +452,6 @@ fn read_retention(table: &Table<'_>) -> Retention {
         monthly: rule("monthly"),
         yearly: rule("yearly"),
     }
-}
-
-fn read_drill(table: &Table<'_>) -> DrillPolicy {
-    const FACTS: &str = "\"counts\", \"sampled\" or \"full\"";
-    const ASSERT: &str = "a list of tables: [[drill.assert]] name = \"…\" database = \"…\" sql = \"select …\"";
-    let asserted = table.get("assert").and_then(|entry| entry.list(ASSERT)).unwrap_or_default();
-    let assertions: Vec<(Assertion, &Entry<'_>)> =
-        asserted.iter().filter_map(|item| Some((item.item(|table| read_assertion(table, item))??, item))).collect();
-    for (place, (assertion, item)) in assertions.iter().enumerate() {
-        if assertions[..place].iter().any(|(other, _)| other.name == assertion.name) {
-            item.problem(
-                format!("there are two assertions called {:?}", assertion.name),
-                "give each a name of its own",
-            );
-        }
-    }
-    DrillPolicy {
-        facts: table.get("facts").and_then(|entry| entry.parse(FACTS)).unwrap_or(facts::Mode::Full),
-        rto_budget: table.get("rto_budget").and_then(|entry| entry.parse(DURATION_HELP)),
-        assertions: assertions.into_iter().map(|(assertion, _)| assertion).collect(),
-    }
-}
-
-fn read_assertion(table: &Table<'_>, item: &Entry<'_>) -> Option<Assertion> {
-    let text = |key: &str, help: &str| {
-        let entry = table.get(key);
-        if entry.is_none() {
-            table.missing(key, format!("{key} is missing"), help);
-        }
-        let text = entry.as_ref()?.text(help)?;
-        if text.trim().is_empty() {
-            item.problem(format!("{key} is empty"), help);
-        }
-        Some(text.to_owned())
-    };
-    let name = text("name", "what the assertion is called in certificates");
-    let sql = text("sql", "a query with one value: true, or a number for min and max");
-    let database = table.get("database");
-    if database.is_none() {
-        table.missing("database", "database is missing", "the database that the query is asked in");
-    }
-    let database = database.and_then(|entry| entry.parse("the database's name"));
-    let bound = |key: &str| table.get(key).and_then(|entry| entry.number("a whole number"));
-    let (min, max) = (bound("min"), bound("max"));
-    if min.zip(max).is_some_and(|(min, max)| min > max) {
-        item.problem("min is above max", "no number lies between them");
-    }
-    Some(Assertion { name: name?, database: database?, sql: sql?, min, max })
 }
 
 fn read_limits(table: &Table<'_>, schedule: Option<&Schedule>) -> Option<freshness::Limits> {

@@ -4,12 +4,15 @@
 //! for editors. Tests hold the two against each other: what is shown reads back as the same policy, and the schema
 //! has exactly the keys, with the types, that the reader takes.
 
+mod timing;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::schedule::{OnMissed, Schedule};
 use super::{DrillPolicy, Layout, Login, Policy, UpgradePolicy, VolumePolicy, freshness};
+
+pub use timing::{OnMissedForm, TimingKeys};
 
 /// The policy of one cluster of pglife: `policies/<cluster>.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -80,23 +83,11 @@ pub struct WindowForm {
 /// Which share of the backups is verified, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["schedule"]))]
 pub struct VerifySection {
-    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly.
-    pub schedule: String,
-    /// The IANA time zone the schedule is read in. Default: that of the dumps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timezone: Option<String>,
-    /// What happens to a run that could not start in time. Default: `run_once`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_missed: Option<OnMissedForm>,
-    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub max_lateness: Option<String>,
-    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub splay: Option<String>,
+    /// When.
+    #[serde(flatten)]
+    pub timing: TimingKeys,
     /// The share of a day: "1/7", a seventh, so that each backup is read once in 7 days. Default: "1/7".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+/[0-9]+$"))]
@@ -172,24 +163,9 @@ pub struct BackupSection {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSection {
-    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly. Default: by
-    /// hand only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-    /// The IANA time zone the schedule is read in. Default: that of the dumps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timezone: Option<String>,
-    /// What happens to a run that could not start in time. Default: `run_once`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_missed: Option<OnMissedForm>,
-    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub max_lateness: Option<String>,
-    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub splay: Option<String>,
+    /// When.
+    #[serde(flatten)]
+    pub timing: TimingKeys,
     /// How fast the volumes are read at most: `200MB/s`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+[kMG]B/s$"))]
@@ -212,24 +188,9 @@ pub struct VolumeSection {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DumpSection {
-    /// Five cron fields (minute hour day month weekday) or @hourly, @daily, @weekly, @monthly, @yearly. Default: by
-    /// hand only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-    /// The IANA time zone the schedule is read in; retention counts its days. Default: UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timezone: Option<String>,
-    /// What happens to a run that could not start in time. Default: `run_once`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_missed: Option<OnMissedForm>,
-    /// With `run_once`: the longest delay after which the run still makes sense. Default: 12h.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub max_lateness: Option<String>,
-    /// The width over which clusters with the same schedule spread their starts. Default: 0s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = DURATION))]
-    pub splay: Option<String>,
+    /// When.
+    #[serde(flatten)]
+    pub timing: TimingKeys,
     /// The repositories, of `[repos]` in pglife.toml. Default: the only one there is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
@@ -260,17 +221,8 @@ pub struct DumpSection {
     pub lock_timeout: Option<String>,
 }
 
+/// How a duration is written.
 const DURATION: &str = "^([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$";
-
-/// What happens to a run that could not start in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnMissedForm {
-    /// Run once, as soon as possible.
-    RunOnce,
-    /// Wait for the next time.
-    Skip,
-}
 
 /// How many backups `pglife prune` keeps in each lineage; what any rule keeps is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -302,6 +254,9 @@ pub struct RetentionSection {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DrillSection {
+    /// When.
+    #[serde(flatten)]
+    pub timing: TimingKeys,
     /// How closely a dump looks at tables: `counts`, `sampled` or `full`. Default: `full`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(counts|sampled|full)$"))]
@@ -372,7 +327,6 @@ impl From<&Policy> for PolicyFile {
             Layout::Adopted(adopted) => (None, Some(adopted)),
         };
         let dump = &policy.dump;
-        let schedule = dump.schedule.as_ref();
         let limits = |limits: Option<freshness::Limits>| {
             limits.map(|limits| LimitsForm { warn: limits.warn().to_string(), critical: limits.critical().to_string() })
         };
@@ -396,11 +350,7 @@ impl From<&Policy> for PolicyFile {
             },
             backup: Some(BackupSection {
                 dump: Some(DumpSection {
-                    schedule: schedule.map(|schedule| schedule.cron.to_string()),
-                    timezone: Some(dump.timezone.to_string()),
-                    on_missed: schedule.map(on_missed),
-                    max_lateness: schedule.and_then(max_lateness),
-                    splay: schedule.map(|schedule| schedule.splay.to_string()),
+                    timing: TimingKeys::of(dump.schedule.as_ref(), &dump.timezone),
                     repos: Some(dump.repositories.iter().map(ToString::to_string).collect()),
                     required: u32::try_from(dump.required.get()).ok(),
                     databases: texts(dump.databases.patterns()),
@@ -427,16 +377,9 @@ impl From<&Policy> for PolicyFile {
                     volume: limits(policy.volume_freshness),
                     drill: limits(policy.drill_freshness),
                 }),
-            verify: policy.verify.as_ref().and_then(|verify| {
-                let schedule = verify.schedule.as_ref()?;
-                Some(VerifySection {
-                    schedule: schedule.cron.to_string(),
-                    timezone: Some(verify.timezone.to_string()),
-                    on_missed: Some(on_missed(schedule)),
-                    max_lateness: max_lateness(schedule),
-                    splay: Some(schedule.splay.to_string()),
-                    sample: Some(verify.sample.to_string()),
-                })
+            verify: policy.verify.as_ref().filter(|verify| verify.schedule.is_some()).map(|verify| VerifySection {
+                timing: TimingKeys::of(verify.schedule.as_ref(), &verify.timezone),
+                sample: Some(verify.sample.to_string()),
             }),
             upgrade: Some(UpgradeSection::from(&policy.upgrade)),
         }
@@ -445,13 +388,8 @@ impl From<&Policy> for PolicyFile {
 
 impl From<&VolumePolicy> for VolumeSection {
     fn from(volume: &VolumePolicy) -> Self {
-        let schedule = volume.schedule.as_ref();
         Self {
-            schedule: schedule.map(|schedule| schedule.cron.to_string()),
-            timezone: Some(volume.timezone.to_string()),
-            on_missed: schedule.map(on_missed),
-            max_lateness: schedule.and_then(max_lateness),
-            splay: schedule.map(|schedule| schedule.splay.to_string()),
+            timing: TimingKeys::of(volume.schedule.as_ref(), &volume.timezone),
             mode: Some(volume.mode.as_str().to_owned()),
             volumes: Some(volume.volumes.iter().map(|volume| volume.path().to_owned()).collect()),
             codec: Some(volume.codec.to_string()),
@@ -476,6 +414,7 @@ impl From<&UpgradePolicy> for UpgradeSection {
 impl From<&DrillPolicy> for DrillSection {
     fn from(drill: &DrillPolicy) -> Self {
         Self {
+            timing: TimingKeys::of(drill.schedule.as_ref(), &drill.timezone),
             facts: Some(drill.facts.to_string()),
             rto_budget: drill.rto_budget.map(|budget| budget.to_string()),
             assert: drill
@@ -490,20 +429,6 @@ impl From<&DrillPolicy> for DrillSection {
                 })
                 .collect(),
         }
-    }
-}
-
-fn on_missed(schedule: &Schedule) -> OnMissedForm {
-    match schedule.on_missed {
-        OnMissed::RunOnce { .. } => OnMissedForm::RunOnce,
-        OnMissed::Skip => OnMissedForm::Skip,
-    }
-}
-
-fn max_lateness(schedule: &Schedule) -> Option<String> {
-    match schedule.on_missed {
-        OnMissed::RunOnce { max_lateness } => Some(max_lateness.to_string()),
-        OnMissed::Skip => None,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{ClusterStatus, Findings, Proven, RepositoryStatus, of_cluster};
+use super::{ClusterStatus, Findings, RepositoryStatus, of_cluster};
 use crate::cluster::ClusterName;
-use crate::control::{ControlPlane, Held, OperationError, failed};
+use crate::control::{ControlPlane, OperationError, failed};
 use crate::policy::Policy;
 use crate::provision;
 use crate::storage::Location;
@@ -32,7 +32,6 @@ pub async fn look(
     for policy in policies {
         let server = server(control, policy).await.map_err(|error| error.chain());
         let mut unreadable: Vec<String> = Vec::new();
-        let mut proven: Vec<Proven> = Vec::new();
         let mut states: Vec<RepositoryStatus> = Vec::new();
         let sets = control.repositories_of(policy, None).and_then(|repositories| {
             states.extend(repositories.open.iter().map(|(name, repository)| RepositoryStatus {
@@ -53,8 +52,7 @@ pub async fn look(
             for state in &mut states {
                 state.backups = holdings.sets.iter().filter(|held| held.repositories.contains(&state.name)).count();
             }
-            proven.extend(holdings.sets.iter().filter_map(proven_of));
-            Ok(holdings.sets.into_iter().map(|held| held.commit).collect::<Vec<_>>())
+            Ok(holdings.sets)
         });
         let sets = sets.map_err(|error| error.chain());
         if let (Err(problem), true) = (&sets, states.is_empty()) {
@@ -67,8 +65,7 @@ pub async fn look(
         }
         let runs = control.state.runs(Some(&policy.name), RUNS).map_err(failed("the runs cannot be read"))?;
         let sets_found = sets.as_deref().map_err(Clone::clone);
-        let findings =
-            Findings { server, sets: sets_found, proven: &proven, runs: &runs, dead: &dead, repositories: states };
+        let findings = Findings { server, sets: sets_found, runs: &runs, dead: &dead, repositories: states };
         let mut row = of_cluster(policy, &findings, now);
         row.problems.extend(unreadable);
         let upgrade =
@@ -82,18 +79,6 @@ pub async fn look(
         rows.push(row);
     }
     Ok(rows)
-}
-
-fn proven_of(held: &Held) -> Option<Proven> {
-    let proof = held.proof.as_ref()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a restore")]
-    let rto_seconds = proof.rto_seconds.max(0.0) as u64;
-    Some(Proven {
-        set: held.commit.set.to_string(),
-        completed_at: held.commit.completed_at,
-        proven_at: proof.ended_at,
-        rto_seconds,
-    })
 }
 
 async fn server(control: &ControlPlane, policy: &Policy) -> Result<String, OperationError> {

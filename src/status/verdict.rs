@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{ClusterStatus, KindStatus};
+use super::{ClusterStatus, KindStatus, ProofStatus};
 use crate::cluster::RepoName;
 use crate::policy::freshness::Level;
 
@@ -15,7 +16,7 @@ pub enum Check {
     Dump,
     /// The age of the newest copy of the volumes.
     Volume,
-    /// The age of the newest proven backup.
+    /// The age of the newest proven backup, and what the last drills found.
     Drill,
     /// Whether a repository can be used.
     Repository(RepoName),
@@ -60,9 +61,7 @@ pub fn verdicts(cluster: &ClusterStatus) -> Vec<Verdict> {
     if volume {
         verdicts.push(of_kind(Check::Volume, &cluster.volume));
     }
-    if let (Some(freshness), Some(text)) = (&cluster.proof.freshness, &cluster.proof.freshness_text) {
-        verdicts.push(Verdict { check: Check::Drill, level: level_of(freshness), text: text.clone() });
-    }
+    verdicts.extend(of_proof(&cluster.proof));
     for repository in &cluster.repositories {
         verdicts.push(Verdict {
             check: Check::Repository(repository.name.clone()),
@@ -98,8 +97,7 @@ fn of_kind(check: Check, kind: &KindStatus) -> Verdict {
         (None, None) if kind.unreadable.is_some() => "no backup is known, and no repository can be read".to_owned(),
         (None, None) => "never backed up".to_owned(),
         (None, Some(at)) => {
-            let at = at.round(jiff::Unit::Second).unwrap_or(at);
-            format!("last success {at}, the policy sets no limit")
+            format!("last success {}, the policy sets no limit", second(at))
         }
     };
     if kind.failures_since_success > 0 {
@@ -112,12 +110,57 @@ fn runs(count: usize) -> String {
     if count == 1 { "1 run".to_owned() } else { format!("{count} runs") }
 }
 
+/// What is to be said of drills, where they are scheduled or limited, or have found out something.
+fn of_proof(proof: &ProofStatus) -> Option<Verdict> {
+    let is_asked_for = proof.freshness.is_some() || proof.next_run_at.is_some();
+    if !is_asked_for && proof.bad.is_none() && proof.last_proven.is_none() {
+        return None;
+    }
+    let mut level = match (&proof.freshness, &proof.last_proven) {
+        (Some(word), _) => level_of(word),
+        (None, Some(_)) => Level::Ok,
+        // The first drill is still to come.
+        (None, None) => Level::Warn,
+    };
+    let age = proof.freshness_text.clone().unwrap_or_else(|| match &proof.last_proven {
+        Some(proven) => format!("last success {}, the policy sets no limit", second(proven.completed_at)),
+        None if proof.unreadable.is_some() => {
+            "what is proven is not known, because no repository can be read".to_owned()
+        }
+        None => "no backup is proven".to_owned(),
+    });
+    let mut said = vec![age];
+    if let Some(bad) = &proof.bad {
+        level = Level::Critical;
+        said.insert(0, format!("the drill of {} found backup {} bad", second(bad.found_at), bad.set));
+    } else if proof.failures_since_success > 0 {
+        let drills = match proof.failures_since_success {
+            1 => "1 drill".to_owned(),
+            count => format!("{count} drills"),
+        };
+        said.push(format!("{drills} since came to no proof"));
+    }
+    for late in proof.recovery.iter().filter(|recovery| recovery.within_budget == Some(false)) {
+        level = level.max(Level::Warn);
+        said.push(format!(
+            "a restore of a {} takes {:.0} s, `rto_budget` is {:.0} s",
+            late.kind,
+            late.seconds,
+            late.budget_seconds.unwrap_or_default()
+        ));
+    }
+    Some(Verdict { check: Check::Drill, level, text: said.join("; ") })
+}
+
+fn second(at: Timestamp) -> Timestamp {
+    at.round(jiff::Unit::Second).unwrap_or(at)
+}
+
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::status::RepositoryStatus;
+    use crate::backup_set::{Kind, RecoveryTime};
+    use crate::status::{Disproven, RepositoryStatus};
 
     fn told(dump: KindStatus, volume: KindStatus, repository: Option<&str>) -> String {
         let cluster = ClusterStatus {
@@ -158,6 +201,49 @@ mod tests {
             told,
             "volume Critical: never backed up; 2 runs failed since\nrepo-nas Critical: its disk is not mounted\n"
         );
+    }
+
+    #[test]
+    fn a_bad_backup_is_critical_whatever_the_policy_asks() {
+        let proof = ProofStatus { failures_since_success: 1, ..ProofStatus::default() };
+        assert_eq!(of_proof(&proof), None, "nobody asked for drills");
+        let scheduled = ProofStatus { next_run_at: Some(Timestamp::UNIX_EPOCH), ..proof.clone() };
+        let told = of_proof(&scheduled).expect("told");
+        assert_eq!(
+            (told.level, told.text.as_str()),
+            (Level::Warn, "no backup is proven; 1 drill since came to no proof")
+        );
+        let bad =
+            Disproven { set: "s".to_owned(), completed_at: Timestamp::UNIX_EPOCH, found_at: Timestamp::UNIX_EPOCH };
+        for freshness in [None, Some("ok".to_owned())] {
+            let told = of_proof(&ProofStatus { bad: Some(bad.clone()), freshness, ..ProofStatus::default() });
+            let told = told.expect("told");
+            assert_eq!(told.level, Level::Critical);
+            assert!(told.text.starts_with("the drill of 1970-01-01T00:00:00Z found backup s bad; "), "{}", told.text);
+        }
+    }
+
+    #[test]
+    fn a_restore_that_takes_too_long_is_a_warning() {
+        let recovery = RecoveryTime {
+            kind: Kind::Dump,
+            seconds: 61.0,
+            measured_at: Timestamp::UNIX_EPOCH,
+            median_seconds: 50.0,
+            measurements: 2,
+            change_percent: None,
+            budget_seconds: Some(60.0),
+            within_budget: Some(false),
+        };
+        let proof = ProofStatus {
+            freshness: Some("ok".to_owned()),
+            freshness_text: Some("fresh".to_owned()),
+            recovery: vec![recovery],
+            ..ProofStatus::default()
+        };
+        let told = of_proof(&proof).expect("told");
+        assert_eq!(told.level, Level::Warn);
+        assert_eq!(told.text, "fresh; a restore of a dump takes 61 s, `rto_budget` is 60 s");
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) async fn pass(
     if let Some(age) = policy.upgrade.require_proven {
         let since = Timestamp::now().checked_sub(age.as_signed()).unwrap_or(Timestamp::MIN);
         let proven =
-            newest(control, policy, prepared, |held| held.proof.is_some() && held.commit.completed_at >= since)?;
+            newest(control, policy, prepared, |held| held.proof().is_some() && held.commit.completed_at >= since)?;
         report.proven = Some(match proven {
             Some(set) => set,
             None => prove(control, policy, prepared, what, progress).await.map_err(safe)?,

@@ -93,7 +93,7 @@ fn statements(then: &[Statement], now: &[Statement]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{About, Algorithm, FACTS_VERSION, Mode, SequenceFacts, SequencePlace, TableFacts};
+    use crate::facts::{About, Algorithm, Mode, SequenceFacts, SequencePlace, TableFacts};
 
     fn facts() -> Facts {
         let place = SequencePlace { last_value: 7, is_called: true };
@@ -114,13 +114,9 @@ mod tests {
             seconds: 1.0,
         };
         Facts {
-            version: FACTS_VERSION,
-            server: 180_000,
-            mode: Mode::Full,
-            algorithm: Algorithm::Record,
             cluster: vec![Statement { about: About::Role, name: "bob".to_owned(), says: BTreeMap::new() }],
             databases: [(name("shop"), database)].into(),
-            unknown: BTreeMap::new(),
+            ..Facts::of_server(180_000, Mode::Full, Algorithm::Record)
         }
     }
 

@@ -1,6 +1,7 @@
 //! Looks whether a restored server holds what was backed up. Every check is told with what came of it; the verdict `ok` says only
 //! that all of them were made. A check that could not be made is `unknown`, never `passed`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Measured, Object};
 use crate::cluster::DatabaseName;
-use crate::facts::{self, FACTS_VERSION, Facts, Weight};
+use crate::facts::{self, Facts, Weight};
 use crate::pipeline::seal::unseal_bytes;
 use crate::policy::Assertion;
 use crate::postgres::facts::{Asker, Look};
@@ -66,17 +67,13 @@ pub fn run(job: &CheckJob, line: &Line, runtime: &tokio::runtime::Handle) -> Res
 
 /// All of them are there, and can be entered.
 async fn databases(job: &CheckJob) -> Result<Found, Failure> {
-    let mut missing = Vec::new();
-    let server = connect_somewhere(&job.login).await?;
-    for database in &job.databases {
-        let row = server
-            .query_one("select count(*) from pg_catalog.pg_database where datname = $1", &[&database.as_str()])
-            .await
-            .map_err(|error| query_failure("its databases", &error))?;
-        if row.get::<_, i64>(0) == 0 {
-            missing.push(format!("database \"{database}\" is missing"));
-        }
-    }
+    let there = present(&job.login).await?;
+    let missing: Vec<String> = job
+        .databases
+        .iter()
+        .filter(|database| !there.contains(database.as_str()))
+        .map(|database| format!("database \"{database}\" is missing"))
+        .collect();
     let outcome = match (missing.is_empty(), job.databases.is_empty()) {
         (true, false) => Outcome::Passed,
         // Nothing was looked for.
@@ -84,6 +81,16 @@ async fn databases(job: &CheckJob) -> Result<Found, Failure> {
         (false, _) => Outcome::Failed,
     };
     Ok((outcome, missing))
+}
+
+/// The names of the databases that the server has.
+async fn present(login: &Login) -> Result<HashSet<String>, Failure> {
+    let server = connect_somewhere(login).await?;
+    let rows = server
+        .query("select datname::text from pg_catalog.pg_database", &[])
+        .await
+        .map_err(|error| query_failure("its databases", &error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 fn query_failure(what: &'static str, error: &tokio_postgres::Error) -> Failure {
@@ -97,20 +104,18 @@ fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtim
         Err(why) => return Ok((Outcome::Failed, vec![why])),
     };
     let wanted: Vec<DatabaseName> = expected.databases.keys().cloned().collect();
-    let Some(entry) = wanted.first() else {
+    if wanted.is_empty() {
         return Ok((Outcome::Unknown, vec!["the backup has no facts of any database".to_owned()]));
+    }
+    let there = runtime.block_on(present(&job.login))?;
+    let wanted: Vec<DatabaseName> = wanted.into_iter().filter(|database| there.contains(database.as_str())).collect();
+    let Some(entry) = wanted.first() else {
+        return Ok((Outcome::Failed, vec!["not one of the databases that were backed up is there".to_owned()]));
     };
     let asker = Asker { login: &job.login, lock_timeout_ms: LOCK_TIMEOUT_MS, stop: &line.stop };
     let look = Look { mode: expected.mode, algorithm: expected.algorithm, snapshot: None };
-    let mut found = Facts {
-        version: FACTS_VERSION,
-        server: runtime.block_on(asker.version(entry))?,
-        mode: expected.mode,
-        algorithm: expected.algorithm,
-        cluster: vec![],
-        databases: std::collections::BTreeMap::new(),
-        unknown: std::collections::BTreeMap::new(),
-    };
+    let server = runtime.block_on(asker.version(entry))?;
+    let mut found = Facts::of_server(server, expected.mode, expected.algorithm);
     found.cluster = runtime.block_on(asker.of_cluster(entry, &wanted))?;
     for database in &wanted {
         if line.stop.is_cancelled() {
@@ -136,8 +141,19 @@ fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtim
         Weight::Note => format!("note: {difference}"),
     };
     let mut words: Vec<String> = differences.iter().map(shown).collect();
-    for (database, why) in &expected.unknown {
-        words.push(format!("database \"{database}\" has no facts in the backup: {why}"));
+    let left_out = |database: &&DatabaseName| !expected.covers(database);
+    for database in job.databases.iter().filter(left_out) {
+        outcome = Outcome::Failed;
+        words.push(format!(
+            "database \"{database}\" is in the backup, but not in its facts: they are of another backup"
+        ));
+    }
+    let cluster =
+        expected.cluster_unknown.iter().map(|why| format!("roles and settings have no facts in the backup: {why}"));
+    let databases =
+        expected.unknown.iter().map(|(name, why)| format!("database \"{name}\" has no facts in the backup: {why}"));
+    for unknown in cluster.chain(databases) {
+        words.push(unknown);
         if outcome == Outcome::Passed {
             outcome = Outcome::Unknown;
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use crate::cluster::{DatabaseName, PgMajor, RoleName};
-use crate::facts::{FACTS_VERSION, Facts};
+use crate::facts::Facts;
 use crate::postgres::facts::{Asker, Look};
 use crate::postgres::installation::Installation;
 use crate::postgres::tools::Toolbox;
@@ -74,15 +74,8 @@ pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<St
     let entry = if job.databases.contains(&entry) { entry } else { job.databases.first().cloned().unwrap_or(entry) };
     let asker = Asker { login: &job.login, lock_timeout_ms: 60_000, stop: &line.stop };
     let look = Look { mode: job.mode, algorithm: job.algorithm, snapshot: None };
-    let mut taken = Facts {
-        version: FACTS_VERSION,
-        server: asker.version(&entry).await?,
-        mode: job.mode,
-        algorithm: job.algorithm,
-        cluster: asker.of_cluster(&entry, &job.databases).await?,
-        databases: std::collections::BTreeMap::new(),
-        unknown: std::collections::BTreeMap::new(),
-    };
+    let mut taken = Facts::of_server(asker.version(&entry).await?, job.mode, job.algorithm);
+    taken.cluster = asker.of_cluster(&entry, &job.databases).await?;
     for database in &job.databases {
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 14] = [
     &["provision"],
     &["backup", "restore", "verification", "prune", "export", "status", "sync"],
     &["drill"],
-    &["http"],
+    &["http", "selftest"],
     &["upgrade"],
     &["daemon"],
 ];

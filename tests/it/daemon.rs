@@ -201,3 +201,84 @@ fn a_daemon_that_is_killed_or_asked_to_end_leaves_nothing_half_made() {
     let incoming = house.path(&format!("repo/{cluster}/incoming"));
     assert!(!incoming.exists() || std::fs::read_dir(&incoming).expect("read").next().is_none());
 }
+
+/// The first row of `pglife status`.
+fn status(house: &House, cluster: &str) -> Value {
+    let told = house.pglife(&["status", cluster, "-o", "json"]);
+    serde_json::from_str::<Value>(&told.stdout).expect("JSON")["items"][0].clone()
+}
+
+/// Drills happen by themselves, of what is not proven yet, and beside the backups; one that finds a backup bad is told everywhere.
+#[test]
+fn what_is_not_proven_is_drilled_and_a_bad_backup_is_told() {
+    let house = House::new("daemondrill");
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    // One run at a time on this host: a drill that counted as one would keep the backups waiting.
+    house.write("pglife.toml", &format!("{settings}\n[http]\nlisten = \"127.0.0.1:0\"\n[daemon]\nruns_per_host = 1\n"));
+    let cluster = house.cluster("kept", "17", "[drill]\nschedule = \"* * * * *\"\nrto_budget = \"1h\"");
+    let container = format!("{cluster}-db");
+    sql(&container, "postgres", "create database orders");
+    sql(&container, "orders", "create table item as select n as id from generate_series(1, 1000) n");
+    let (older, newer) = (house.backup(&cluster), house.backup(&cluster));
+    let next = house.items(&["policy", "next", &cluster, "-n", "2"]);
+    assert!(next.len() == 2 && next.iter().all(|run| run["kind"] == "drill"), "{next:?}");
+    let checked = house.pglife(&["check", &cluster]).exits(3).stdout;
+    assert!(checked.contains("no backup is proven"), "{checked}");
+
+    let daemon = Daemon::start(&house);
+    wait_for("the first drill", || status(&house, &cluster)["proof"]["last_drill"].is_object());
+    // A backup does not wait for it.
+    if status(&house, &cluster)["proof"]["last_drill"]["result"] == "running" {
+        house.backup(&cluster);
+    }
+    wait_for("a proof", || !events(&house, "drill.proven").is_empty());
+    assert!(events(&house, "drill.proven")[0].contains(&newer), "{:?}", events(&house, "drill.proven"));
+    // The one that was started last.
+    let ask = |path: &str| {
+        let log = std::fs::read_to_string(house.path("daemon.log")).expect("read");
+        let port = log.rsplit("HTTP is served at http://127.0.0.1:").next().and_then(|rest| rest.split('/').next());
+        crate::consul::ask(port.expect("an address").parse().expect("a port"), "GET", path, None, "")
+    };
+    let metrics = || ask("/metrics").1;
+    wait_for("the metrics", || {
+        metrics().contains(&format!("pglife_drill_runs_total{{cluster=\"{cluster}\",result=\"proven\"}} 1\n"))
+    });
+    let told = metrics();
+    assert!(told.contains(&format!("pglife_drill_bad{{cluster=\"{cluster}\"}} 0\n")), "{told}");
+    assert!(
+        told.contains(&format!("pglife_drill_last_duration_seconds{{cluster=\"{cluster}\",kind=\"dump\"}} ")),
+        "{told}"
+    );
+    assert_eq!(daemon.stop(), 0);
+
+    // The next one that waits is made bad, digests and all.
+    let bad = house.backup(&cluster);
+    crate::drill::forge_facts(&house.set_folder(&cluster, &bad), |facts| {
+        let tables = facts["databases"]["orders"]["tables"].as_array_mut().expect("tables");
+        let item = tables.iter_mut().find(|table| table["name"] == "item").expect("the table");
+        item["content"]["rows"]["count"] = 1001.into();
+    });
+    house.pglife(&["check", &cluster]).ok();
+    let daemon = Daemon::start(&house);
+    wait_for("the next drill", || status(&house, &cluster)["proof"]["last_drill"]["result"] != "proven");
+    wait_for("a verdict", || !events(&house, "drill.failed").is_empty());
+    let told = &events(&house, "drill.failed")[0];
+    assert!(told.contains(&bad) && told.contains("1,001 rows backed up, 1,000 restored"), "{told}");
+    wait_for("the page's word", || {
+        let (code, words) = ask(&format!("/v1/clusters/{cluster}/freshness"));
+        code == 503 && words.contains(&bad)
+    });
+    assert!(metrics().contains(&format!("pglife_drill_bad{{cluster=\"{cluster}\"}} 1\n")));
+    assert_eq!(daemon.stop(), 0);
+    let checked = house.pglife(&["check", &cluster]).exits(30).stdout;
+    assert!(checked.contains(&format!("found backup {bad} bad")), "{checked}");
+    assert_eq!(nagios(&house.pglife(&["check", &cluster, "--nagios"])), (2, "PGLIFE CRITICAL"));
+    let explained = house.pglife(&["explain", &cluster, "drill"]).ok().stdout;
+    assert!(explained.contains(&bad) && explained.contains("pglife drill show"), "{explained}");
+    // A proof of an older one changes nothing; of a newer one, everything.
+    house.pglife(&["drill", &cluster, "--backup", &older]).ok();
+    house.pglife(&["check", &cluster]).exits(30);
+    house.backup(&cluster);
+    house.pglife(&["drill", &cluster]).ok();
+    house.pglife(&["check", &cluster]).ok();
+}

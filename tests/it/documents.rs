@@ -46,6 +46,7 @@ pages! {
     daemon => "docs/daemon.md",
     consul => "docs/consul.md",
     drills => "docs/drill.md",
+    selftest => "docs/selftest.md",
     upgrade => "docs/upgrade.md",
     encryption => "docs/encryption.md",
     retention => "docs/retention.md",
@@ -88,6 +89,28 @@ fn links_between_pages_lead_somewhere() {
             }
             let file = target.split('#').next().expect("a part");
             assert!(folder.join(file).exists(), "{page} links to {target}, which is not there");
+        }
+    }
+}
+
+/// What the examples for CI run is what the page runs here, but for what a shell or a scheduler adds.
+#[test]
+fn the_examples_for_ci_run_tested_commands() {
+    let text = read("docs/drill.md");
+    let tested: Vec<String> = steps("docs/drill.md", &text).iter().map(|step| step.text.trim().to_owned()).collect();
+    let section = text.split("\n## ").find(|section| section.starts_with("In CI")).expect("a section");
+    let examples: Vec<&str> =
+        section.split("```").skip(1).step_by(2).filter(|block| !block.starts_with("console")).collect();
+    assert_eq!(examples.len(), 3, "GitHub Actions, GitLab CI, cron");
+    for example in examples {
+        let commands = example.lines().filter_map(|line| Some(&line[line.rfind("pglife ")?..]));
+        let plain = |line: &str| {
+            line.split(" --quiet").next().and_then(|line| line.split(" |").next()).expect("a part").trim().to_owned()
+        };
+        let commands: Vec<String> = commands.map(plain).collect();
+        assert!(commands.len() >= 2, "{example}");
+        for command in commands {
+            assert!(tested.contains(&command), "{command:?} is in an example, but not among {tested:?}");
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Drills: a good backup is proven, a bad one is told apart from a broken machine, and nothing is left behind.
 
+mod bucket;
+mod kept;
+mod unjudged;
+
 use std::path::Path;
 use std::process::Stdio;
 
@@ -10,7 +14,7 @@ use crate::everything;
 use crate::house::{House, docker, sql, wait_for};
 
 /// What a drill leaves or has in Docker.
-fn of_drills(house: &House) -> Vec<String> {
+pub fn of_drills(house: &House) -> Vec<String> {
     let mut all = Vec::new();
     for kind in [&["ps", "-a", "--format", "{{.Names}}"][..], &["volume", "ls", "--format", "{{.Name}}"]] {
         let mark = format!("{}-drill", house.name("source"));
@@ -73,7 +77,7 @@ fn everything_of_13_is_proven_while_it_is_written_to() {
 }
 
 /// A small cluster with a backup.
-fn shop(house: &House, policy: &str) -> (String, String) {
+pub fn shop(house: &House, policy: &str) -> (String, String) {
     let cluster = house.cluster("source", "17", policy);
     let container = format!("{cluster}-db");
     sql(&container, "postgres", "create role keeper login password 'x'");
@@ -101,7 +105,7 @@ fn forge(folder: &Path, change: impl FnOnce(&mut Manifest)) {
 }
 
 /// Rewrites the facts of a set with `change`, and its digests with them.
-fn forge_facts(folder: &Path, change: impl FnOnce(&mut Value)) {
+pub fn forge_facts(folder: &Path, change: impl FnOnce(&mut Value)) {
     let file = folder.join("facts.json");
     let mut facts: Value = serde_json::from_slice(&std::fs::read(&file).expect("facts")).expect("JSON");
     change(&mut facts);
@@ -168,12 +172,9 @@ fn a_backup_is_proven_used_and_found_bad() {
     house.pglife(&["drill", "list", &cluster]).exits(3).says(&["does not follow the one before it"]);
 }
 
-/// Each change of a set turns the drill red, though every digest is right again; and what is no fault of the backup does not.
-/// What it is, how it is done, and what then stands in the answer.
-type Mutation<'a> = (&'a str, Box<dyn Fn() + 'a>, &'a str);
-
+/// What is no fault of the backup is no verdict; the ways to spoil a backup itself are the selftest's.
 #[test]
-fn mutations_are_caught_and_trouble_is_no_verdict() {
+fn trouble_is_no_verdict() {
     let house = House::new("drillbad");
     let (cluster, set) = shop(&house, "");
     let folder = house.set_folder(&cluster, &set);
@@ -188,92 +189,7 @@ fn mutations_are_caught_and_trouble_is_no_verdict() {
         std::fs::remove_dir_all(&folder).expect("removed");
         copy(&whole, &folder);
     };
-    let set_rows = |facts: &mut Value, change: &dyn Fn(&mut Value)| {
-        let tables = facts["databases"]["orders"]["tables"].as_array_mut().expect("tables");
-        change(tables.iter_mut().find(|table| table["name"] == "item").expect("the table"));
-    };
-    let flip = |name: &'static str| {
-        let folder = folder.clone();
-        move || {
-            let file = folder.join(name);
-            let mut bytes = std::fs::read(&file).expect("an object");
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            std::fs::remove_file(&file).expect("removed");
-            std::fs::write(&file, bytes).expect("written");
-        }
-    };
-    let without = |about: &'static str, name: &'static str| {
-        let folder = folder.clone();
-        // The backup is said to have had one more than it brings back.
-        move || {
-            forge_facts(&folder, |facts| {
-                let of = if about == "role" {
-                    &mut facts["cluster"]
-                } else {
-                    &mut facts["databases"]["orders"]["statements"]
-                };
-                let more = serde_json::json!({ "about": about, "name": name, "says": {} });
-                of.as_array_mut().expect("statements").push(more);
-            });
-        }
-    };
-    let mutations: Vec<Mutation<'_>> = vec![
-        ("a flipped byte of a database", Box::new(flip("db/orders.dump.zst")), "orders"),
-        ("a flipped byte of the globals", Box::new(flip("globals.sql.zst")), "globals"),
-        ("a flipped byte of the facts", Box::new(flip("facts.json")), "facts.json"),
-        ("a flipped byte of the manifest", Box::new(flip("manifest.json")), "manifest"),
-        (
-            "a truncated database",
-            Box::new(|| {
-                let file = folder.join("db/orders.dump.zst");
-                let bytes = std::fs::read(&file).expect("an object");
-                std::fs::remove_file(&file).expect("removed");
-                std::fs::write(&file, &bytes[..bytes.len() / 2]).expect("written");
-            }),
-            "orders",
-        ),
-        (
-            "a changed row",
-            Box::new(|| {
-                forge_facts(&folder, |facts| {
-                    set_rows(facts, &|table| table["content"]["rows"]["hash"] = "1".into());
-                });
-            }),
-            "their content is not what was backed up",
-        ),
-        ("a missing index", Box::new(without("index", "public.gone")), "index public.gone: backed up, but missing"),
-        ("a missing role", Box::new(without("role", "gone")), "role gone: backed up, but missing"),
-        (
-            "two databases' dumps exchanged, digests and all",
-            Box::new(|| {
-                forge(&folder, |manifest| {
-                    let place = |manifest: &Manifest, name: &str| {
-                        manifest.objects.iter().position(|object| object.name == name).expect("an object")
-                    };
-                    let (a, b) = (place(manifest, "db/orders.dump.zst"), place(manifest, "db/postgres.dump.zst"));
-                    let swapped = manifest.objects[a].clone();
-                    manifest.objects[a].name = manifest.objects[b].name.clone();
-                    (manifest.objects[a].stored, manifest.objects[a].plain) =
-                        (manifest.objects[b].stored, manifest.objects[b].plain);
-                    manifest.objects[b].name = swapped.name;
-                    (manifest.objects[b].stored, manifest.objects[b].plain) = (swapped.stored, swapped.plain);
-                });
-            }),
-            "",
-        ),
-    ];
-    for (name, mutate, words) in &mutations {
-        mutate();
-        let (_, said) = drill(&house, &[&cluster], 20);
-        assert!(said.contains(words), "{name}: {said}");
-        again();
-    }
-    assert_eq!(of_drills(&house), Vec::<String>::new());
-    assert!(certificates(&house, &cluster).iter().all(|one| one["verdict"] == "bad"));
-
     // A set without facts proves nothing; that is no verdict, and leaves no certificate.
-    let before = certificates(&house, &cluster).len();
     forge(&folder, |manifest| manifest.objects.retain(|object| object.content != Content::Facts));
     let (_, said) = drill(&house, &[&cluster], 1);
     assert!(said.contains("not checked: facts") && said.contains("take a new backup"), "{said}");
@@ -284,7 +200,7 @@ fn mutations_are_caught_and_trouble_is_no_verdict() {
     command.env("DOCKER_HOST", "unix:///nowhere/docker.sock");
     crate::house::run(command).exits(14);
     assert!(std::fs::read_to_string(&junit).expect("a report").contains("failures=\"0\" errors=\"1\""));
-    assert_eq!(certificates(&house, &cluster).len(), before);
+    assert_eq!(certificates(&house, &cluster), Vec::<Value>::new());
     // And the set itself is as good as ever.
     drill(&house, &[&cluster], 0);
 }

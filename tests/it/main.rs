@@ -34,6 +34,7 @@ mod recovery;
 mod retention;
 mod s3;
 mod secrets;
+mod selftest;
 mod storage;
 mod trouble;
 mod upgrade;

@@ -110,7 +110,7 @@ fn row(missing: Missing, from: RepoName, outcome: &'static str) -> Row {
 /// What retention would keep in a repository that held everything: only that is worth a copy.
 fn kept(policy: &Policy, holdings: &Holdings, now: Timestamp) -> BTreeSet<crate::backup_set::SetId> {
     let facts: Vec<SetFacts> =
-        holdings.sets.iter().map(|held| SetFacts::of(&held.commit, held.pin.clone(), held.proof.is_some())).collect();
+        holdings.sets.iter().map(|held| SetFacts::of(&held.commit, held.pin.clone(), held.proof().is_some())).collect();
     let terms = Terms { rules: policy.retention.as_ref(), zone: &policy.dump.timezone, keep_old: KEEP_OLD };
     let decisions = retention::decide(&facts, &terms, now);
     let keeps = decisions.into_iter().filter(|decision| matches!(decision.verdict, Verdict::Keep(_)));

@@ -119,10 +119,17 @@ fn the_example_tells_the_true_defaults() {
         super::read(Path::new("policies/main.toml"), text, &cluster, &only_local()).policy.expect("valid")
     };
     // What has no default, put in force there too.
-    let plain =
-        ["[backup.volume]", "schedule = \"0 3", "volume = { warn", "drill = { warn", "[verify]", "schedule = \"0 6"]
-            .iter()
-            .fold(EXAMPLE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));
+    let plain = [
+        "[backup.volume]",
+        "schedule = \"0 3",
+        "volume = { warn",
+        "drill = { warn",
+        "schedule = \"0 5",
+        "[verify]",
+        "schedule = \"0 6",
+    ]
+    .iter()
+    .fold(EXAMPLE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));
     assert_eq!(named_main(&in_force), named_main(&plain));
 }
 
@@ -155,6 +162,7 @@ fn the_smallest_policy_has_defaults() {
     codec = "zstd:1"
 
     [drill]
+    timezone = "UTC"
     facts = "full"
     "#);
 }
@@ -538,6 +546,12 @@ fn policies() -> impl Strategy<Value = String> {
         line("volumes", prop_oneof!["\\['/log', '/data'\\]", "\\['/data'\\]"].boxed()),
         line("codec", (1u32..=19).prop_map(|level| format!("'zstd:{level}'")).boxed()),
     );
+    let drill = (
+        line("schedule", Just("'0 5 * * *'".to_owned()).boxed()),
+        line("timezone", quoted(prop_oneof!["UTC", "Europe/Berlin"].boxed())),
+        line("facts", prop_oneof!["'counts'", "'full'"].boxed()),
+        line("rto_budget", quoted(durations().boxed())),
+    );
     let rules = (
         line("last", (1u32..99).prop_map(|n| n.to_string()).boxed()),
         line("weekly", text("").prop_map(|_| "4".to_owned()).boxed()),
@@ -547,13 +561,14 @@ fn policies() -> impl Strategy<Value = String> {
             format!("[freshness]\ndump = {{ warn = '{warn}h', critical = '{}h' }}\n", warn + more)
         })
     });
-    (cluster, dump, volume, proptest::option::of(rules), freshness).prop_map(|(c, d, v, rules, freshness)| {
+    (cluster, dump, volume, drill, proptest::option::of(rules), freshness).prop_map(|(c, d, v, p, rules, freshness)| {
         let rules = rules.map_or(String::new(), |(last, weekly)| format!("[retention]\n{last}{weekly}"));
         let cluster = [c.0, c.1, c.2, c.3, c.4, c.5, c.6, c.7, c.8].concat();
         let dump = [d.0, d.1, d.2, d.3, d.4, d.5, d.6, d.7].concat();
         let volume = [v.0, v.1, v.2, v.3].concat();
+        let drill = [p.0, p.1, p.2, p.3].concat();
         format!(
-            "[cluster]\nmajor = '17'\n{cluster}[backup.dump]\nschedule = '30 2 * * *'\n{dump}[backup.volume]\n{volume}{rules}{freshness}"
+            "[cluster]\nmajor = '17'\n{cluster}[backup.dump]\nschedule = '30 2 * * *'\n{dump}[backup.volume]\n{volume}[drill]\n{drill}{rules}{freshness}"
         )
     })
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backup_set::{Content, Measured, Object};
 use crate::cluster::DatabaseName;
-use crate::facts::{self, Algorithm, DatabaseFacts, FACTS_VERSION, Facts, Statement, TableContent};
+use crate::facts::{Algorithm, DatabaseFacts, Facts, Statement, TableContent};
 use crate::pipeline::seal::seal_bytes;
 use crate::postgres::PostgresError;
 use crate::postgres::facts::{Asker, Look, Snapshot};
@@ -118,29 +118,23 @@ impl Work<'_> {
         after: Option<Result<Vec<Statement>, PostgresError>>,
     ) -> Result<(), Failure> {
         let begun = Instant::now();
-        let cluster = match (before, after) {
-            (Some(Ok(before)), Some(Ok(after))) => facts::agreed(before, &after).0,
-            (Some(Err(error)), _) | (_, Some(Err(error))) => {
-                self.line.warn(format!("roles and settings are backed up, but no facts of them were taken: {error}"));
-                vec![]
-            }
-            _ => vec![],
-        };
         let version = self.runtime.block_on(self.asker(wanted, &self.stop).version(&self.entry()));
         let version = match version {
             Ok(version) => version,
             // A dropped database, perhaps: the major is known.
             Err(_) => self.job.major.to_string().parse::<u32>().map_or(90_600, |major| major * 10_000),
         };
-        let mut facts = Facts {
-            version: FACTS_VERSION,
-            server: version,
-            mode: wanted.mode,
-            algorithm: Algorithm::of_server(version),
-            cluster,
-            databases: std::collections::BTreeMap::new(),
-            unknown: std::collections::BTreeMap::new(),
-        };
+        let mut facts = Facts::of_server(version, wanted.mode, Algorithm::of_server(version));
+        match (before, after) {
+            (Some(Ok(before)), Some(Ok(after))) => facts.settle_cluster(before, &after),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => {
+                self.line.warn(format!(
+                    "roles and settings are backed up, but no facts of them were taken, so that no drill can prove them: {error}"
+                ));
+                facts.cluster_unknown = Some(error.to_string());
+            }
+            (None, _) | (_, None) => facts.cluster_unknown = Some("nobody asked".to_owned()),
+        }
         for (database, seen) in std::mem::take(&mut *self.facts.lock().unwrap_or_else(PoisonError::into_inner)) {
             match seen {
                 Ok(seen) => drop(facts.databases.insert(database, seen)),

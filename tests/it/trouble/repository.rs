@@ -4,6 +4,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pglife::backup_set::{Commit, Digest};
+use pglife::cluster::ClusterName;
+
 use super::{Scene, docker_has};
 use crate::house::sql;
 
@@ -298,12 +301,15 @@ fn a_damaged_commit_is_named_and_a_missing_one_is_no_backup() {
     let file = folder.join("COMMIT");
     let text = std::fs::read_to_string(&file).expect("read");
     let copy = scene.house.name("copy");
+    let commit = Commit::from_bytes(text.as_bytes()).expect("a commit");
+    let sealed = |commit: Commit| String::from_utf8(commit.to_bytes()).expect("text");
     for damaged in [
         "",
         "{",
         "\0",
-        &text.replace(set.as_str(), "20200101T000000Z-dump-aaaaaa"),
-        &text.replace(cluster.as_str(), "x"),
+        &text.replace("\"warnings\": 0", "\"warnings\": 1"),
+        &sealed(Commit { set: "20200101T000000Z-dump-aaaaaa".parse().expect("an id"), ..commit.clone() }),
+        &sealed(Commit { cluster: ClusterName::new("x").expect("a name"), ..commit.clone() }),
     ] {
         std::fs::write(&file, damaged).expect("written");
         scene.house.pglife(&["backups", "verify", cluster]).exits(21).says(&[set, "COMMIT"]);
@@ -315,12 +321,12 @@ fn a_damaged_commit_is_named_and_a_missing_one_is_no_backup() {
         original.put_back();
     }
     // A digest that is not the manifest's.
-    let digest = text.split("manifest_blake3\": \"").nth(1).expect("a digest").split('"').next().expect("its end");
-    std::fs::write(&file, text.replace(digest, &"0".repeat(digest.len()))).expect("written");
+    let other = Commit { manifest_blake3: Digest::of(b"another"), ..commit.clone() };
+    std::fs::write(&file, sealed(other)).expect("written");
     let ended = scene.house.pglife(&["backups", "verify", cluster]).exits(21);
     ended.says(&[set, "manifest.json"]);
     original.put_back();
-    std::fs::write(&file, text.replace("\"version\": 1", "\"version\": 9")).expect("written");
+    std::fs::write(&file, sealed(Commit { version: 9, ..commit })).expect("written");
     scene.house.pglife(&["backups", "list", cluster]).says(&["COMMIT", "version 9"]);
     original.put_back();
 

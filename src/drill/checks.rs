@@ -1,0 +1,103 @@
+//! What is looked at in the restored server, by workers beside it.
+
+use crate::cluster::VolumeName;
+use crate::control::{ControlPlane, OperationError, Run, close_worker, failed, start_worker};
+use crate::docker::Container;
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::policy::Policy;
+use crate::restore::{Plan, Prepared, Source};
+use crate::worker::session::SessionError;
+use crate::worker::{CheckJob, Event, PagesJob, Request};
+
+use super::Findings;
+
+/// Asks a worker beside the restored server.
+#[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
+pub(super) async fn check(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    prepared: &Prepared,
+    source: &Source,
+    container: &Container,
+    findings: &mut Findings,
+    what: &str,
+) -> Result<(), OperationError> {
+    let (login, way_in) = control.login(&prepared.policy, container)?;
+    let worker = WorkerPlan {
+        run: run.id.clone(),
+        cluster: prepared.policy.name.clone(),
+        image_id: prepared.image.id.clone(),
+        mounts: source.mount().into_iter().chain(way_in).collect(),
+        network: WorkerNetwork::Of(container.id.clone()),
+    };
+    let (databases, is_volume) = match &prepared.plan {
+        Plan::Dump(plan) => (plan.databases.iter().map(|database| database.database.clone()).collect(), false),
+        Plan::Volume(plan) => (plan.databases.clone(), true),
+    };
+    let major = prepared.policy.major;
+    let job = CheckJob {
+        login,
+        major,
+        place: source.place.clone(),
+        facts: prepared.manifest.facts().cloned(),
+        keys: prepared.keys.clone(),
+        databases,
+        structure: is_volume && major.is_at_least(14),
+        assertions: policy.drill.assertions.clone(),
+    };
+    ask(control, prepared, &worker, &Request::Check(Box::new(job)), findings, what).await
+}
+
+/// Looks at the files of the restored server, which is shut down.
+pub(super) async fn check_pages(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    prepared: &Prepared,
+    findings: &mut Findings,
+    what: &str,
+) -> Result<(), OperationError> {
+    let mount = |(volume, destination): (VolumeName, &str)| WorkerMount {
+        source: volume.to_string(),
+        destination: destination.to_owned(),
+        writable: false,
+    };
+    let worker = WorkerPlan {
+        run: run.id.clone(),
+        cluster: prepared.policy.name.clone(),
+        image_id: prepared.image.id.clone(),
+        mounts: prepared.cluster.volumes().map(mount).collect(),
+        network: WorkerNetwork::Nothing,
+    };
+    let Some((_, copy)) = prepared.manifest.volume() else { return Ok(()) };
+    let server = &prepared.manifest.server;
+    let job = PagesJob {
+        major: server.major,
+        pgdata: copy.pgdata.clone(),
+        system_identifier: server.system_identifier,
+        checksums: server.data_checksums,
+    };
+    ask(control, prepared, &worker, &Request::Pages(job), findings, what).await
+}
+
+async fn ask(
+    control: &ControlPlane,
+    prepared: &Prepared,
+    worker: &WorkerPlan,
+    request: &Request,
+    findings: &mut Findings,
+    what: &str,
+) -> Result<(), OperationError> {
+    let mut session = start_worker(&prepared.engine, worker).await.map_err(failed(what))?;
+    let done = session
+        .request(request, &control.cancel, |event| match event {
+            Event::Checked(check) => findings.checks.push(check),
+            Event::Compared(extent) => findings.extent = Some(extent),
+            Event::Log { message, .. } => findings.warnings.push(message),
+            _ => {}
+        })
+        .await;
+    close_worker(session).await;
+    let done: Result<_, SessionError> = done;
+    done.map(drop).map_err(failed(what))
+}

@@ -1,0 +1,113 @@
+//! What a drill makes: a server that reaches nothing, and a volume with the backup where that lies in a bucket.
+
+use jiff::Timestamp;
+
+use crate::backup_set::{Kind, Manifest};
+use crate::cluster::VolumeName;
+use crate::control::{
+    ControlPlane, OperationError, Progress, Run, Tick, catalogue, close_worker, failed, start_worker,
+};
+use crate::docker::label::{self, Purpose};
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::policy::{Layout, Policy};
+use crate::restore::{Prepared, Source};
+use crate::state::Thing;
+use crate::storage::{FolderLocation, Location};
+use crate::worker::{CopyJob, Event, Request, SET_FOLDER};
+
+/// Settings of the cluster that a restore may need, or that decide how long it takes.
+const SETTINGS: [&str; 11] = [
+    "shared_preload_libraries",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_connections",
+    "max_worker_processes",
+    "max_parallel_workers",
+    "max_parallel_maintenance_workers",
+    "shared_buffers",
+    "maintenance_work_mem",
+    "work_mem",
+    "max_wal_size",
+];
+
+/// Settings for the throwaway server: those of the cluster that matter, and nothing that reaches the outside.
+pub(super) fn settings(manifest: &Manifest) -> String {
+    let mut text = "# A drill's throwaway server: it archives, replicates and listens nowhere.\n".to_owned();
+    if manifest.kind == Kind::Dump {
+        for name in SETTINGS {
+            if let Some(value) = manifest.server.settings.get(name) {
+                text.push_str(&format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''")));
+            }
+        }
+    }
+    text.push_str("archive_mode = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
+    text
+}
+
+/// The throwaway server has no network: what lies in a bucket is copied into a volume first.
+pub(super) async fn fetch(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    prepared: &Prepared,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<Source, OperationError> {
+    let source = Source::in_place(&prepared.repository, &prepared.commit);
+    if source.mounted.is_some() {
+        return Ok(source);
+    }
+    progress(Tick::Step("fetching the backup".to_owned()));
+    let volume = fetched_volume(run);
+    let expires = Timestamp::now() + jiff::SignedDuration::from_hours(48);
+    let labels = label::short_lived(Purpose::Drill, &run.id, &prepared.policy.name, expires);
+    run.will_make(&policy.host, &Thing::Volume(volume.to_string()))?;
+    prepared.engine.ensure_volume(&volume, &labels).await.map_err(failed(what))?;
+    let network = match &policy.layout {
+        Layout::Managed(managed) => managed.network.as_ref().map(|network| network.as_str().to_owned()),
+        Layout::Adopted(_) => None,
+    };
+    let worker = WorkerPlan {
+        run: run.id.clone(),
+        cluster: prepared.policy.name.clone(),
+        image_id: prepared.image.id.clone(),
+        mounts: vec![WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: true }],
+        network: WorkerNetwork::Named(network.unwrap_or_else(|| "bridge".to_owned())),
+    };
+    let inside = || FolderLocation { location: Location::Local { folder: SET_FOLDER.into() }, folder: None };
+    let objects = catalogue::stored_objects(&prepared.repository, &prepared.commit)?;
+    let mut session = start_worker(&prepared.engine, &worker).await.map_err(failed(what))?;
+    let request = Request::Copy(CopyJob { from: source.place, to: inside(), objects });
+    let done = session
+        .request(&request, &control.cancel, |event| {
+            if let Event::Progress { plain_bytes, stored_bytes } = event {
+                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
+            }
+        })
+        .await;
+    close_worker(session).await;
+    done.map_err(failed(what))?;
+    Ok(Source { place: inside(), mounted: Some(volume.to_string()) })
+}
+
+/// The volume with the backup, where that lies in a bucket.
+pub(super) fn fetched(run: &Run<'_>) -> Thing {
+    Thing::Volume(fetched_volume(run).to_string())
+}
+
+fn fetched_volume(run: &Run<'_>) -> VolumeName {
+    VolumeName::new(format!("pglife-drill-{}", run.id)).expect("a run id fits into a name")
+}
+
+/// Removes what the drill made; what cannot be removed now is left to the next command.
+pub(super) async fn remove_everything(run: &Run<'_>, prepared: &Prepared) {
+    let host = &prepared.policy.host;
+    let cluster = &prepared.cluster;
+    let mut things =
+        vec![Thing::Container(cluster.container.to_string()), Thing::Container(cluster.data_container.to_string())];
+    things.extend(cluster.volumes().map(|(volume, _)| Thing::Volume(volume.to_string())));
+    things.push(fetched(run));
+    for thing in &things {
+        run.give_up(host, thing).await;
+    }
+}
