@@ -70,12 +70,13 @@ fn another(byte: u8) -> Option<u8> {
 pub(super) fn change_row(head: &[u8]) -> Option<Vec<Patch>> {
     let rows = first_table(head, 1)?;
     rows.iter().find_map(|row| {
-        let last_column = row.iter().rev().skip(1).take_while(|place| head[**place] != b'\t');
-        last_column.copied().find_map(|at| {
+        let byte = |place: usize| head[row[place]];
+        let mut last_column = (0..row.len() - 1).rev().take_while(|place| byte(*place) != b'\t');
+        last_column.find_map(|place| {
             // A backslash makes something else of what follows it.
-            let escaped = at.checked_sub(1).is_some_and(|before| head[before] == b'\\');
-            let byte = another(head[at]).filter(|_| !escaped)?;
-            Some(vec![Patch { at, bytes: vec![byte] }])
+            let escaped = place.checked_sub(1).is_some_and(|before| byte(before) == b'\\');
+            let other = another(byte(place)).filter(|_| !escaped)?;
+            Some(vec![Patch { at: row[place], bytes: vec![other] }])
         })
     })
 }
