@@ -110,10 +110,17 @@ impl Commit {
 
     /// Reads the object's bytes; refuses a newer format and anything that its seal does not fit.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        match read_sealed(Self::DOCUMENT, bytes, COMMIT_VERSION) {
-            Err(FormatError::Malformed { document, why }) => read_versioned(Self::DOCUMENT, bytes, UNSEALED_VERSION)
-                .map_err(|_| FormatError::Malformed { document, why }),
-            read => read,
+        let (document, why) = match read_sealed(Self::DOCUMENT, bytes, COMMIT_VERSION) {
+            Err(FormatError::Malformed { document, why }) => (document, why),
+            read => return read,
+        };
+        match read_versioned(document, bytes, UNSEALED_VERSION) {
+            Ok(unsealed) => Ok(unsealed),
+            // Whatever it ends with.
+            Err(FormatError::Newer { found, .. }) if found > COMMIT_VERSION => {
+                Err(FormatError::Newer { document, found, supported: COMMIT_VERSION })
+            }
+            Err(_) => Err(FormatError::Malformed { document, why }),
         }
     }
 
@@ -206,6 +213,10 @@ mod tests {
         let mut commit = Commit::to_manifest(&manifest, &manifest.to_bytes());
         commit.version = COMMIT_VERSION + 1;
         assert!(matches!(Commit::from_bytes(&commit.to_bytes()), Err(FormatError::Newer { .. })));
+        assert!(matches!(
+            Commit::from_bytes(b"{\"version\": 99}"),
+            Err(FormatError::Newer { found: 99, supported: 3, .. })
+        ));
     }
 
     proptest! {
