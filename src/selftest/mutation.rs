@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::backup_set::{Content, Manifest};
+use crate::backup_set::{Content, Manifest, Object};
 
 /// A way to spoil a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,11 @@ impl Mutation {
     /// All that can be done to the set of `manifest`, whose objects lie under these names.
     pub(super) fn all(manifest: &Manifest) -> Vec<Self> {
         let mut objects: Vec<String> = vec!["COMMIT".to_owned(), manifest.naming().document("manifest.json")];
+        // They stand there as they were finished.
+        let mut by_name: Vec<&Object> = manifest.objects.iter().collect();
+        by_name.sort_by(|a, b| a.name.cmp(&b.name));
         let mut seen = Vec::new();
-        for object in &manifest.objects {
+        for object in by_name {
             let kind = std::mem::discriminant(&object.content);
             if !seen.contains(&kind) {
                 seen.push(kind);
