@@ -40,7 +40,8 @@ fn what_the_new_image_does_not_have_is_told_before() {
     ]);
     docker(&["restart", &container]);
     wait_for_server(&container);
-    sql(&container, "postgres", "create extension adminpack; create extension hstore; create database other");
+    sql(&container, "postgres", "create extension adminpack; create extension hstore");
+    sql(&container, "postgres", "create database other");
     sql(
         &container,
         "other",
@@ -80,7 +81,8 @@ fn what_the_new_major_does_not_take_is_told_before() {
         "create operator !!! (leftarg = int8, function = numeric_fac); \
          create aggregate collected (anyelement) (sfunc = array_append, stype = anyarray, initcond = '{}'); \
          create operator ||| (leftarg = anyarray, rightarg = anyelement, function = array_append); \
-         create function own_conversion(int, int, cstring, internal, int) returns void language internal strict as 'iso8859_1_to_utf8'; \
+         create function own_conversion(int, int, cstring, internal, int) returns void language c strict \
+         as '$libdir/utf8_and_iso8859_1', 'iso8859_1_to_utf8'; \
          create conversion own for 'LATIN1' to 'UTF8' from own_conversion; \
          create table parent (i int not null); create table child () inherits (parent); \
          alter table child alter i drop not null",
