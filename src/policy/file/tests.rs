@@ -164,6 +164,11 @@ fn the_smallest_policy_has_defaults() {
     [drill]
     timezone = "UTC"
     facts = "full"
+
+    [upgrade]
+    method = "dump"
+    rehearse = false
+    timezone = "UTC"
     "#);
 }
 
@@ -471,7 +476,7 @@ fn the_schema_has_the_reader_s_types() {
     for (path, property) in schema_keys() {
         let wrong = match property["type"].as_str() {
             Some("string") => "7",
-            Some("integer" | "array" | "object") => "'text'",
+            Some("integer" | "array" | "object" | "boolean") => "'text'",
             None if property["oneOf"].is_array() => "7",
             other => panic!("{path}: {other:?}"),
         };
