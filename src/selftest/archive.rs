@@ -39,8 +39,11 @@ fn rows(head: &[u8], block: usize) -> Option<Vec<Vec<usize>>> {
         }
         for place in at..at + length {
             row.push(place);
-            if *head.get(place)? == b'\n' {
-                rows.push(std::mem::take(&mut row));
+            match *head.get(place)? {
+                // Rows are text. The table of contents, which may look like a block too, is not.
+                0 => return None,
+                b'\n' => rows.push(std::mem::take(&mut row)),
+                _ => {}
             }
         }
         at += length;
@@ -169,6 +172,15 @@ mod tests {
             let fewer = patched(&archive, &drop_row(&archive).expect("two rows"));
             assert_eq!(content(&fewer), ["1\titem 1\\n 2 item 2\n", "3\t\\N\n"]);
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_block_in_the_table_of_contents_is_none() {
+        let whole = archive(9);
+        // One chunk, up to the end of the rows.
+        let length = u32::try_from(whole.len() - INTEGER).expect("short");
+        let archive = [&[BLOCK_OF_DATA][..], &number(5), &number(length), &whole].concat();
+        assert_eq!(content(&archive), content(&whole));
     }
 
     #[test]

@@ -118,10 +118,16 @@ impl SetCopy {
             }
             Mutation::ForgetDatabase => {
                 let mut manifest = self.manifest.clone();
-                let last =
-                    manifest.objects.iter().rposition(|object| matches!(object.content, Content::Database { .. }));
-                let Some(last) = last.filter(|_| self.manifest.database_count() > 1) else {
-                    return Ok(Err("it has one database"));
+                let (_, facts) = self.taken()?;
+                // One with tables: every new server has an empty `postgres` by itself.
+                let has_tables = |object: &Object| match &object.content {
+                    Content::Database { database, .. } => {
+                        facts.databases.get(database).is_some_and(|facts| !facts.tables.is_empty())
+                    }
+                    _ => false,
+                };
+                let Some(last) = manifest.objects.iter().rposition(has_tables) else {
+                    return Ok(Err("no database has a table"));
                 };
                 manifest.objects.remove(last);
                 self.commit(&manifest)?;

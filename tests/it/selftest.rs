@@ -38,7 +38,7 @@ fn every_mutation_is_noticed_and_every_check_is_needed() {
         ("lose COMMIT", "listing", "not listed"),
         ("flip COMMIT", "listing", "digest"),
         ("flip manifest.json", "verify", "digest"),
-        ("cut db/orders.dump.zst", "verify", "orders"),
+        ("cut db/admin.dump.zst", "verify", "admin"),
         ("flip recipe.json", "verify", "recipe.json"),
         ("lose RECOVER.md", "verify", "RECOVER.md"),
         ("change-row", "facts", "their content is not what was backed up"),
