@@ -7,36 +7,36 @@
 //! end:   record how it ended ─▶ let go of the locks          (a process that dies skips this; the next begin does it)
 //! ```
 
+mod advice;
 pub mod catalogue;
+mod cleanup;
 mod keys;
 mod lock;
 mod repositories;
+mod workers;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::backup_set::{ServerProfile, SetId, SetLocation};
-use crate::cluster::{ClusterName, HostName, RepoName, VolumeName};
+use crate::backup_set::SetId;
+use crate::cluster::{ClusterName, HostName, RepoName};
 use crate::configuration::Configuration;
-use crate::consul::{Consul, ConsulError};
-use crate::docker::worker::{RunningWorker, WorkerMount};
-use crate::docker::{self, Container, DockerError, Engine, label};
+use crate::consul::Consul;
+use crate::docker::worker::WorkerMount;
+use crate::docker::{Container, DockerError, Engine};
 use crate::exit::Exit;
 use crate::policy::{self, Policy};
 use crate::postgres::{Login, Password};
 use crate::settings;
-use crate::state::{HeldLock, Made, Operation, RUN_FOLDER, State, StateError, Thing};
-use crate::storage::{self, Key, Location, StorageError};
-use crate::worker::Trouble;
-use crate::worker::session::{Session, SessionError};
-use crate::worker::{Event, Request};
+use crate::state::{HeldLock, Made, Operation, State, Thing};
+use crate::storage::{self, Location};
 
+pub use cleanup::sweep;
 pub use repositories::{Found, Held, Holdings, Repositories, or_elsewhere};
+pub use workers::{ask_server, close_worker, start_worker};
 
 /// Why an operation did not do what was asked, for the one who has to act on it.
 #[derive(Debug, thiserror::Error)]
@@ -97,156 +97,6 @@ pub trait Advise: std::error::Error + Send + Sync + 'static {
     /// What to do next.
     fn next(&self) -> Option<String> {
         None
-    }
-}
-
-impl Advise for DockerError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-    fn next(&self) -> Option<String> {
-        self.next()
-    }
-}
-
-impl Advise for ConsulError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-    fn next(&self) -> Option<String> {
-        Some(self.next().to_owned())
-    }
-}
-
-impl Advise for StateError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-    fn next(&self) -> Option<String> {
-        let words = match self {
-            Self::Busy { .. } | Self::Going { .. } => "wait for that run to end, then try again",
-            Self::SecondDaemon { .. } => {
-                "one daemon is enough: stop the other one first, or give this one its own `state_dir`"
-            }
-            Self::Newer { .. } => "use the pglife that wrote it, or a later one; or name another, empty `state_dir`",
-            _ => return None,
-        };
-        Some(words.to_owned())
-    }
-}
-
-impl Advise for StorageError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-    fn next(&self) -> Option<String> {
-        let words = match self {
-            Self::Full { .. } => "free space in the repository, then run the same command again",
-            Self::NewerFormat { .. } => "use the pglife that wrote the repository, or a later one",
-            Self::NotEmpty { .. } => "name an empty folder, or another `prefix`",
-            Self::OutOfQuota { .. } => "make room in the bucket or raise its quota, then run the same command again",
-            Self::Unreachable { .. } | Self::Uncertain { .. } => {
-                "see why the S3 service does not answer; then run the same command again"
-            }
-            Self::Untrusted { .. } => "name the authority's certificate: [repos.…] ca_file = …",
-            Self::NoBucket { .. } => "create the bucket, or correct `bucket` and `endpoint` in pglife.toml",
-            Self::WrongRegion { .. } => "correct `region` in pglife.toml",
-            Self::NoCredentials { .. } => {
-                "write the credentials into `credentials_file`, or give the daemon the AWS_… variables or a role"
-            }
-            Self::CredentialsRefused { .. } => "renew the credentials, then run the same command again",
-            Self::NotPermitted { .. } => {
-                "give the credentials the permission: docs/repositories.md lists what pglife needs"
-            }
-            Self::ClockSkew { .. } => "set the wrong clock right (NTP), then run the same command again",
-            Self::Locked { .. } => "delete it when the lock has ended",
-            Self::Changed { .. } => "find out what else writes to the repository; then run the same command again",
-            Self::Service { .. } => "see what the service says above; then run the same command again",
-            _ => {
-                "look at the repository's disk: that it is mounted, writable and sound; then run the same command again"
-            }
-        };
-        Some(words.to_owned())
-    }
-}
-
-impl Advise for SessionError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-    fn next(&self) -> Option<String> {
-        let words = match self {
-            Self::Docker(error) => return error.next(),
-            // pg_dump's own limit for a lock is a statement_timeout around LOCK TABLE.
-            Self::Failed { message, .. } if message.contains("LOCK TABLE") && message.contains("timeout") => {
-                "find out who holds the table (pg_locks, pg_stat_activity) and try again, or raise `lock_timeout` in the policy"
-            }
-            Self::Failed { trouble: Trouble::Full, .. } => {
-                "free space in the repository, then run the same command again"
-            }
-            Self::Failed { trouble: Trouble::Tool, .. } => {
-                "mend what the tool's own words above name, then run the same command again"
-            }
-            Self::Failed { trouble: Trouble::Server, .. } => {
-                "see what the server says (docker logs), then run the same command again"
-            }
-            Self::Failed { trouble: Trouble::Credentials, .. } => "correct `user` and `password_file` in the policy",
-            Self::Failed { trouble: Trouble::Key, .. } => "name the file with the secret key: --identity FILE",
-            Self::Failed { trouble: Trouble::RepositoryCredentials, .. } => {
-                "renew the repository's credentials or their permissions, then run the same command again"
-            }
-            Self::Failed { trouble: Trouble::Repository | Trouble::Other, .. } => {
-                "look at the repository (its disk, owner and mode; its S3 service), then run the same command again"
-            }
-            Self::Failed { trouble: Trouble::ToolMissing, .. } => {
-                "use an image that holds the server's own client tools"
-            }
-            Self::Lost { .. } => {
-                "run the same command again; if it happens again, see what ended the worker: docker events"
-            }
-            Self::NotStarted(_) | Self::Cancelled | Self::Failed { trouble: Trouble::Cancelled, .. } => {
-                "run the same command again"
-            }
-            Self::Protocol { .. }
-            | Self::Failed { trouble: Trouble::Request | Trouble::Absent | Trouble::Damaged, .. } => return None,
-        };
-        Some(words.to_owned())
-    }
-}
-
-impl Advise for crate::configuration::ConfigurationError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-}
-
-impl Advise for crate::backup_set::SelectorError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::NoMatch { .. } => Exit::NotFound,
-            Self::Malformed(_) | Self::Ambiguous { .. } => Exit::Usage,
-        }
-    }
-    fn next(&self) -> Option<String> {
-        Some("see what there is: pglife backups list".to_owned())
-    }
-}
-
-impl Advise for crate::pipeline::PipelineError {
-    fn exit(&self) -> Exit {
-        self.exit()
-    }
-}
-
-impl Advise for crate::backup_set::FormatError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Newer { .. } => Exit::Repository,
-            Self::Malformed { .. } | Self::Damaged { .. } => Exit::VerifyFailed,
-        }
-    }
-    fn next(&self) -> Option<String> {
-        matches!(self, Self::Newer { .. }).then(|| "use the pglife that wrote it, or a later one".to_owned())
     }
 }
 
@@ -414,196 +264,6 @@ impl ControlPlane {
         Err(OperationError::new(exit, format!("{what}: {why}")).safe("nothing was touched").next(next))
     }
 
-    /// Ends, in the table and in the world, the runs whose process died. A cluster that somebody works on is left to them, and
-    /// what cannot be removed now to the next call.
-    pub async fn bury_dead_runs(&self) -> Result<(), OperationError> {
-        let what = "cleaning up after a run that died";
-        for run in self.state.dead_runs().map_err(failed(what))? {
-            let Ok(_lock) = self.state.lock_cluster(&run.cluster, run.operation, Timestamp::now()) else { continue };
-            // Somebody may have been quicker.
-            if !self.state.dead_runs().map_err(failed(what))?.iter().any(|dead| dead.run == run.run) {
-                continue;
-            }
-            if let Err(error) = self.undo_all(&run.run).await {
-                tracing::warn!(run = run.run, cluster = %run.cluster, "left for the next run: {}", error.chain());
-                continue;
-            }
-            tracing::warn!(run = run.run, cluster = %run.cluster, "an earlier run died; what it left is removed");
-            self.state
-                .end_run(&run.run, Exit::Failed, "the process died; what it left was removed", None, Timestamp::now())
-                .map_err(failed(what))?;
-        }
-        Ok(())
-    }
-
-    /// Starts the servers that runs stopped which died since; the rest of what such a run left is the next run's.
-    pub async fn start_what_dead_runs_stopped(&self) -> Result<(), OperationError> {
-        let what = "starting a server again that a run stopped which died";
-        for run in self.state.dead_runs().map_err(failed(what))? {
-            let stopped = self.state.made_by(&run.run).map_err(failed(what))?.into_iter().filter_map(|made| {
-                let Thing::Stopped(id) = made.thing else { return None };
-                Some((made.host, id))
-            });
-            for (host, id) in stopped.collect::<Vec<_>>() {
-                let Ok(_lock) = self.state.lock_cluster(&run.cluster, run.operation, Timestamp::now()) else {
-                    continue;
-                };
-                self.start_again(&host, &id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts a container that a run stopped; content where it runs, or is not there any more.
-    async fn start_again(&self, host: &HostName, id: &str) -> Result<(), OperationError> {
-        let what = "starting a server again that was stopped for a backup";
-        let engine = self.engine(host).await.map_err(failed(what))?;
-        let Some(container) = engine.container(id).await.map_err(failed(what))? else { return Ok(()) };
-        if container.running {
-            return Ok(());
-        }
-        tracing::warn!(
-            container = container.name,
-            "an earlier run stopped this server and did not start it: it is started"
-        );
-        engine.start(id).await.map_err(|error| {
-            let what = format!("{what}: container \"{}\" is still down", container.name);
-            failed(what)(error)
-                .next(format!("start it: docker start {}; then see its log: docker logs {0}", container.name))
-        })
-    }
-
-    /// Removes everything that a failed or dead run made and that is not complete.
-    async fn undo_all(&self, run: &str) -> Result<(), OperationError> {
-        let what = "cleaning up after a run that did not end well";
-        let made = self.state.made_by(run).map_err(failed(what))?;
-        // A server that is down does not wait for anything else.
-        for made in made.iter().filter(|made| matches!(made.thing, Thing::Stopped(_))) {
-            self.undo(made).await?;
-        }
-        // Its worker first: a volume that a container has mounted cannot be removed.
-        for host in made.iter().map(|made| &made.host).collect::<BTreeSet<_>>() {
-            let engine = self.engine(host).await.map_err(failed(what))?;
-            sweep(&engine, &self.state).await.map_err(failed(what))?;
-        }
-        for made in &made {
-            self.undo(made).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes something a failed or dead run made; content when it is gone, careful when it is somebody else's.
-    async fn undo(&self, made: &Made) -> Result<(), OperationError> {
-        let what = "cleaning up after a run that did not end well";
-        match &made.thing {
-            // COMMIT is the point of no return: who died after it took a backup, whatever the table says.
-            Thing::SetFolder(folder) if folder.join("COMMIT").exists() => {
-                tracing::warn!(folder = %folder.display(), "an earlier run died after its commit; the backup stays");
-                Ok(())
-            }
-            // Not there, because its disk is not: it comes back with the disk.
-            Thing::SetFolder(folder) if !folder.ancestors().any(|above| above.join("pglife-repo.json").exists()) => {
-                Err(OperationError::new(
-                    Exit::Repository,
-                    format!("{what}: the repository of {} is not there", folder.display()),
-                ))
-            }
-            Thing::SetFolder(folder) => match std::fs::remove_dir_all(folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OperationError {
-                    source: Some(Box::new(error)),
-                    ..OperationError::new(Exit::Repository, format!("{what}: {} cannot be removed", folder.display()))
-                }),
-                _ => {
-                    // And the folders above that are empty now; the root of a repository never is.
-                    folder.ancestors().skip(1).take_while(|above| std::fs::remove_dir(above).is_ok()).for_each(drop);
-                    Ok(())
-                }
-            },
-            Thing::Folder(folder) => self.remove_folder(folder).await,
-            Thing::SetObjects { repository, set } => self.clear_uncommitted(repository, set),
-            Thing::Stopped(id) => self.start_again(&made.host, id).await,
-            Thing::Container(name) => {
-                let engine = self.engine(&made.host).await.map_err(failed(what))?;
-                match engine.container(name).await.map_err(failed(what))? {
-                    Some(found) if found.labels.get(label::RUN) == Some(&made.run) => {
-                        engine.remove_container(&found.id).await.map_err(failed(what))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Thing::Volume(name) => {
-                let Ok(name) = VolumeName::new(name.clone()) else { return Ok(()) };
-                let engine = self.engine(&made.host).await.map_err(failed(what))?;
-                match engine.volume(&name).await.map_err(failed(what))? {
-                    Some(labels) if labels.get(label::RUN) == Some(&made.run) => {
-                        engine.remove_volume(&name).await.map_err(failed(what))
-                    }
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-
-    /// Removes a run's own folder, and first what the runs did whose state is in it.
-    async fn remove_folder(&self, folder: &Path) -> Result<(), OperationError> {
-        let what = || format!("cleaning up: {} cannot be removed", folder.display());
-        let own = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUN_FOLDER));
-        if !own || !folder.exists() {
-            return Ok(());
-        }
-        let state_dir = folder.join("state");
-        if state_dir.is_dir() {
-            let mut configuration = self.configuration.clone();
-            configuration.settings.state_dir = state_dir;
-            configuration.settings.consul = None;
-            let inside = Self::open(configuration, CancellationToken::new())?;
-            Box::pin(inside.bury_dead_runs()).await?;
-            if !inside.state.dead_runs().map_err(failed(what()))?.is_empty() {
-                return Err(OperationError::new(Exit::Failed, format!("{}: its runs left something", what())));
-            }
-        }
-        std::fs::remove_dir_all(folder).map_err(|error| OperationError {
-            source: Some(Box::new(error)),
-            ..OperationError::new(Exit::Failed, what())
-        })
-    }
-
-    /// Removes the objects of a set that is not committed from a repository; one that is stays.
-    pub fn clear_uncommitted(&self, name: &RepoName, set: &SetLocation) -> Result<(), OperationError> {
-        let what = || format!("removing what a run left in repository \"{name}\"");
-        if !self.configuration.settings.repositories.contains_key(name) {
-            tracing::warn!(set = %set.id, "repository \"{name}\" is not in pglife.toml any more; what a dead run left there stays");
-            return Ok(());
-        }
-        let repository = self.repository(name)?;
-        let store = repository.store();
-        let key = |text: String| Key::new(text).expect("a set's names make a key");
-        let (folder, commit) = (key(set.folder()), key(set.commit_key()));
-        // COMMIT is the point of no return, here too.
-        match store.head(&commit) {
-            Ok(_) => return Ok(()),
-            Err(StorageError::NotFound { .. }) => {}
-            Err(error) => return Err(failed(what())(error)),
-        }
-        let removed = store.sweep_unfinished(Some(&folder), SystemTime::now()).and_then(|_| {
-            for object in store.list(Some(&folder))? {
-                match store.delete(&object.key) {
-                    Ok(()) | Err(StorageError::NotFound { .. } | StorageError::Locked { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
-        match removed {
-            // A daemon whose key cannot delete is as it should be; the rest is for somebody whose key can.
-            Err(error) if error.exit() == Exit::Credentials => {
-                tracing::warn!("{}: {error}; pglife repo gc removes it with other credentials", what());
-                Ok(())
-            }
-            removed => removed.map_err(failed(what())),
-        }
-    }
-
     /// How a worker enters the server of `policy`: the way in, and what it must mount for it.
     pub fn login(&self, policy: &Policy, container: &Container) -> Result<(Login, Vec<WorkerMount>), OperationError> {
         let what = || format!("cluster \"{}\" cannot be entered", policy.name);
@@ -654,33 +314,6 @@ impl ControlPlane {
 
 /// Where a managed cluster's server puts its socket for workers: on the data volume, so that they can mount it.
 pub const SOCKET_FOLDER: &str = "/data/run";
-
-/// Removes workers, scratch volumes and what drills made, once nobody works with them any more.
-pub async fn sweep(engine: &Engine, state: &State) -> Result<Vec<String>, DockerError> {
-    let managed = format!("{}=true", label::MANAGED);
-    let now = Timestamp::now();
-    let containers = engine.containers_labelled(&[&managed, label::EXPIRES]).await?;
-    let kept = label::kept_runs(containers.iter().map(|container| &container.labels), now);
-    let is_orphan = |labels: &std::collections::HashMap<String, String>| {
-        label::is_orphan(labels, &kept, |run| state.is_over(run), now)
-    };
-    let mut swept = Vec::new();
-    for container in containers {
-        if is_orphan(&container.labels) {
-            engine.remove_container(&container.id).await?;
-            tracing::warn!(container = container.name, "removed an orphan");
-            swept.push(format!("container {}", container.name));
-        }
-    }
-    for (volume, labels) in engine.volumes_labelled(&[&managed, label::EXPIRES]).await? {
-        if is_orphan(&labels) {
-            engine.remove_volume(&volume).await?;
-            tracing::warn!(%volume, "removed an orphan");
-            swept.push(format!("volume {volume}"));
-        }
-    }
-    Ok(swept)
-}
 
 /// One run: it holds its cluster until it is dropped, and knows what to undo.
 #[derive(Debug)]
@@ -765,19 +398,6 @@ impl Run<'_> {
     }
 }
 
-/// Starts a worker container and greets it.
-pub async fn start_worker(engine: &Engine, plan: &docker::worker::WorkerPlan) -> Result<Session, SessionError> {
-    let worker: RunningWorker = docker::worker::launch(engine, plan).await?;
-    Session::in_container(worker).await
-}
-
-/// Closes a session whose work is done or lost; a worker that cannot be removed now is left to the next sweep.
-pub async fn close_worker(session: Session) {
-    if let Err(error) = session.close().await {
-        tracing::warn!("a worker is left for the next sweep: {error}");
-    }
-}
-
 /// Random bits for ids. The system's source does not fail once the system is up.
 pub fn entropy() -> u32 {
     getrandom::u32().unwrap_or_else(|_| std::process::id())
@@ -793,27 +413,4 @@ pub fn run_began(id: &str) -> Option<Timestamp> {
     let (time, _) = id.split_once('-')?;
     let time = jiff::civil::DateTime::strptime("%Y%m%dt%H%M%Sz", time).ok()?;
     time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|time| time.timestamp())
-}
-
-/// Has a worker log in and say what server that is; closes the session where it cannot.
-pub async fn ask_server(
-    mut session: Session,
-    login: Login,
-    patience_seconds: u64,
-    cancel: &CancellationToken,
-) -> Result<(Session, ServerProfile), SessionError> {
-    let mut server = None;
-    let request = Request::Inspect { login, patience_seconds };
-    let asked = session.request(&request, cancel, |event| {
-        if let Event::Server(profile) = event {
-            server = Some(profile);
-        }
-    });
-    match (asked.await, server) {
-        (Ok(_), Some(server)) => Ok((session, server)),
-        (result, _) => {
-            close_worker(session).await;
-            Err(result.err().unwrap_or(SessionError::Protocol { what: "it did not say what the server is".to_owned() }))
-        }
-    }
 }

@@ -1,0 +1,70 @@
+//! Sessions with workers: begun, asked, closed.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{ControlPlane, OperationError, failed};
+use crate::backup_set::ServerProfile;
+use crate::docker::Engine;
+use crate::docker::worker::{RunningWorker, WorkerPlan, launch};
+use crate::postgres::Login;
+use crate::worker::session::{Session, SessionError};
+use crate::worker::{Event, Request};
+
+/// Starts a worker container and greets it.
+pub async fn start_worker(engine: &Engine, plan: &WorkerPlan) -> Result<Session, SessionError> {
+    let worker: RunningWorker = launch(engine, plan).await?;
+    Session::in_container(worker).await
+}
+
+/// Closes a session whose work is done or lost; a worker that cannot be removed now is left to the next sweep.
+pub async fn close_worker(session: Session) {
+    if let Err(error) = session.close().await {
+        tracing::warn!("a worker is left for the next sweep: {error}");
+    }
+}
+
+/// Has a worker log in and say what server that is; closes the session where it cannot.
+pub async fn ask_server(
+    mut session: Session,
+    login: Login,
+    patience_seconds: u64,
+    cancel: &CancellationToken,
+) -> Result<(Session, ServerProfile), SessionError> {
+    let mut server = None;
+    let request = Request::Inspect { login, patience_seconds };
+    let asked = session.request(&request, cancel, |event| {
+        if let Event::Server(profile) = event {
+            server = Some(profile);
+        }
+    });
+    match (asked.await, server) {
+        (Ok(_), Some(server)) => Ok((session, server)),
+        (result, _) => {
+            close_worker(session).await;
+            Err(result.err().unwrap_or(SessionError::Protocol { what: "it did not say what the server is".to_owned() }))
+        }
+    }
+}
+
+impl ControlPlane {
+    /// Asks the worker of `session` for one thing, which `pick` takes from what it tells; closes the session.
+    pub async fn ask<T>(
+        &self,
+        mut session: Session,
+        request: &Request,
+        what: &str,
+        pick: impl Fn(Event) -> Option<T>,
+    ) -> Result<T, OperationError> {
+        let mut answer = None;
+        let asked = session
+            .request(request, &self.cancel, |event| {
+                if let Some(found) = pick(event) {
+                    answer = Some(found);
+                }
+            })
+            .await;
+        close_worker(session).await;
+        asked.map_err(failed(what))?;
+        answer.ok_or_else(|| failed(what)(SessionError::Protocol { what: "it did not answer".to_owned() }))
+    }
+}
