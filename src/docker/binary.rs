@@ -1,7 +1,8 @@
-//! The executable's way into containers: a volume `pglife-bin-<digest>` on each host, filled once, mounted read-only.
+//! The executable's way into containers: a volume `pglife-bin-<digest>-<random>` on each host, filled once, mounted read-only.
 //!
-//! A container that is never started keeps the volume; its *name* says that the volume is complete. It is created under a
-//! name that ends in `-filling` and renamed when the executable is in, so a kill half-way is seen and repeated.
+//! A container that is never started keeps the volume; its *name*, `pglife-bin-<digest>`, says that the volume is complete. It has
+//! the volume's name until the executable is in, so a kill half-way is seen and repeated. Whoever fills one fills one of their own:
+//! nobody writes where a worker may already run from.
 
 use std::collections::HashMap;
 
@@ -34,18 +35,17 @@ async fn own_digest() -> Result<&'static str, DockerError> {
 pub async fn ensure(engine: &Engine, image: &str) -> Result<VolumeName, DockerError> {
     let name = format!("pglife-bin-{}", own_digest().await?);
     let checked = |text: &str| ContainerName::new(text).expect("a digest fits into a name");
-    let volume = VolumeName::new(name.clone()).expect("a digest fits into a name");
-    if engine.container(&name).await?.is_some() && engine.volume(&volume).await?.is_some() {
+    if let Some(volume) = filled(engine, &name).await? {
         return Ok(volume);
     }
+    let random = getrandom::u32().unwrap_or_else(|_| std::process::id());
+    let filling = format!("{name}-{random:08x}");
+    let volume = VolumeName::new(filling.clone()).expect("a digest fits into a name");
     let labels = HashMap::from([
         (label::MANAGED.to_owned(), "true".to_owned()),
         (label::PURPOSE.to_owned(), Purpose::Binary.as_str().to_owned()),
         (label::SERVICE_IGNORE.to_owned(), "true".to_owned()),
     ]);
-    // Another pglife may be filling the same volume with the same bytes: each uses a container of its own.
-    let filling = checked(&format!("{name}-filling-{}", std::process::id()));
-    engine.remove_container(filling.as_str()).await?;
     engine.ensure_volume(&volume, &labels).await?;
     let mut host_config = frugal_host_config();
     host_config.binds = Some(vec![format!("{volume}:{FOLDER}")]);
@@ -60,29 +60,42 @@ pub async fn ensure(engine: &Engine, image: &str) -> Result<VolumeName, DockerEr
         host_config: Some(host_config),
         ..Default::default()
     };
-    let id = engine.create_container(&filling, body).await?;
+    let id = engine.create_container(&checked(&filling), body).await?;
     let executable = SmallFile { name: "pglife".to_owned(), content: own_executable().await?, mode: 0o755 };
     engine.put_files(&id, FOLDER, &[executable]).await?;
     match engine.rename_container(&id, &checked(&name)).await {
         Ok(()) => tracing::info!(host = %engine.host(), %volume, "put the executable into a volume"),
         // Another pglife was quicker, with the same bytes.
-        Err(_) if engine.container(&name).await?.is_some() => engine.remove_container(&id).await?,
-        Err(error) => return Err(error),
+        Err(error) => {
+            let Some(other) = filled(engine, &name).await? else { return Err(error) };
+            engine.remove_container(&id).await?;
+            engine.remove_volume(&volume).await?;
+            return Ok(other);
+        }
     }
     Ok(volume)
+}
+
+/// The volume that the container called `name` keeps.
+async fn filled(engine: &Engine, name: &str) -> Result<Option<VolumeName>, DockerError> {
+    let Some(keeper) = engine.container(name).await? else { return Ok(None) };
+    let volume = keeper.mount_of(FOLDER).and_then(|mount| VolumeName::new(mount.source.clone()).ok());
+    let Some(volume) = volume else { return Ok(None) };
+    Ok(engine.volume(&volume).await?.map(|_| volume))
 }
 
 /// An executable of another version that is younger may be about to be used.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Removes the executables of other versions from the host, where no container uses them and they are a day old.
+/// Removes the executables of other versions from the host, and those that were never complete, where no container uses them and
+/// they are a day old.
 pub async fn sweep(engine: &Engine) -> Result<Vec<String>, DockerError> {
     let current = format!("pglife-bin-{}", own_digest().await?);
     let purpose = format!("{}={}", label::PURPOSE, Purpose::Binary.as_str());
     let mut swept = Vec::new();
     for container in engine.containers_labelled(&[&purpose]).await? {
         let old = container.created.is_some_and(|created| created + KEPT < jiff::Timestamp::now());
-        if container.name.starts_with(&current) || !old {
+        if container.name == current || !old {
             continue;
         }
         engine.remove_container(&container.id).await?;
