@@ -178,7 +178,8 @@ pub struct Statement {
 }
 
 impl Statement {
-    fn subject(&self) -> Subject {
+    /// What it is said of.
+    pub fn subject(&self) -> Subject {
         Subject { about: self.about, name: self.name.clone() }
     }
 }

@@ -14,17 +14,18 @@ mod archive;
 mod copy;
 mod mutation;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backup_set::certificate::Outcome;
-use crate::backup_set::{Commit, Selector, SetId};
+use crate::backup_set::certificate::Check;
+use crate::backup_set::{Commit, Manifest, Selector, SetId};
 use crate::cluster::RepoName;
 use crate::control::{ControlPlane, Found, OperationError, Progress, Run, Tick, catalogue, failed};
 use crate::drill::{self, DrillRequest, Judgement};
+use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::export;
 use crate::policy::Policy;
@@ -112,14 +113,16 @@ pub async fn selftest(
     let safe = "the cluster, its backups and their certificates are as they were";
     let repositories = control.repositories_of(policy, request.repository.as_ref())?;
     let Found { repository, commit, .. } = repositories.find(control, policy, &request.backup)?;
-    let mutations = wanted(control, repository, &commit, request, &what)?;
+    let opened = control.manifest(repository, &commit, request.identity.as_deref())?;
+    let mutations = wanted(&opened.0, &request.only, &what)?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     // The throwaway servers of its drills have the name of every drill's.
     let run = control.begin(Operation::Selftest, &policy.name, &engine).await?;
     let folder = request.scratch.as_ref().unwrap_or(&control.configuration.settings.state_dir);
-    let folder = Thing::Folder(folder.join(format!("{RUN_FOLDER}{}", run.id)));
-    let tried = in_run(control, &run, policy, request, &folder, repository, &commit, mutations, &what, progress).await;
-    run.give_up(&policy.host, &folder).await;
+    let scratch = folder.join(format!("{RUN_FOLDER}{}", run.id));
+    let tried =
+        in_run(control, &run, policy, request, &scratch, repository, &commit, opened, mutations, &what, progress).await;
+    run.give_up(&policy.host, &Thing::Folder(scratch)).await;
     run.end(tried.map_err(|error| error.safe(safe)), |tested| {
         let missed: Vec<&str> = tested.missed().map(|trial| trial.mutation.as_str()).collect();
         let words = if missed.is_empty() {
@@ -133,23 +136,15 @@ pub async fn selftest(
 }
 
 /// The mutations that were asked for.
-fn wanted(
-    control: &ControlPlane,
-    repository: &Repository,
-    commit: &Commit,
-    request: &SelftestRequest,
-    what: &str,
-) -> Result<Vec<Mutation>, OperationError> {
-    let (manifest, _) = control.manifest(repository, commit, request.identity.as_deref())?;
-    let all = Mutation::all(&manifest);
+fn wanted(manifest: &Manifest, only: &[String], what: &str) -> Result<Vec<Mutation>, OperationError> {
+    let all = Mutation::all(manifest);
     let mut words: Vec<&str> = all.iter().map(Mutation::word).collect();
     words.dedup();
-    if let Some(unknown) = request.only.iter().find(|only| !words.contains(&only.as_str())) {
+    if let Some(unknown) = only.iter().find(|only| !words.contains(&only.as_str())) {
         let what = format!("{what}: {unknown:?} is no mutation of this backup; there are: {}", words.join(", "));
         return Err(OperationError::new(Exit::Usage, what));
     }
-    let asked =
-        |mutation: &Mutation| request.only.is_empty() || request.only.iter().any(|only| only == mutation.word());
+    let asked = |mutation: &Mutation| only.is_empty() || only.iter().any(|only| only == mutation.word());
     Ok(all.into_iter().filter(asked).collect())
 }
 
@@ -159,18 +154,17 @@ async fn in_run(
     run: &Run<'_>,
     policy: &Policy,
     request: &SelftestRequest,
-    folder: &Thing,
+    scratch: &Path,
     repository: &Repository,
     commit: &Commit,
+    (manifest, keys): (Manifest, Option<Keys>),
     mutations: Vec<Mutation>,
     what: &str,
     progress: Progress<'_>,
 ) -> Result<Selftested, OperationError> {
-    let Thing::Folder(scratch) = folder else { unreachable!("it is a folder") };
-    run.will_make(&policy.host, folder)?;
+    run.will_make(&policy.host, &Thing::Folder(scratch.to_owned()))?;
     let whole = scratch.join("whole");
     export::export(control, repository, commit, &whole, progress).await?;
-    let (manifest, keys) = control.manifest(repository, commit, request.identity.as_deref())?;
     let root = scratch.join("repository");
     let location = Location::Local { folder: root.clone() };
     let repository = Repository::init(&location).map_err(failed(what))?;
@@ -205,11 +199,7 @@ fn repository_name() -> RepoName {
 }
 
 /// A control plane that knows the copies only: what it records of them is not the cluster's history.
-fn apart(
-    control: &ControlPlane,
-    scratch: &std::path::Path,
-    root: &std::path::Path,
-) -> Result<ControlPlane, OperationError> {
+fn apart(control: &ControlPlane, scratch: &Path, root: &Path) -> Result<ControlPlane, OperationError> {
     let mut configuration = control.configuration.clone();
     configuration.settings.state_dir = scratch.join("state");
     let repository = settings::Repository::Local { path: root.to_owned() };
@@ -325,12 +315,11 @@ impl Bench {
             Judgement::Bad => vec![],
             Judgement::Unknown(open) => open,
         };
-        let red = || drilled.certificate.checks.iter().filter(|check| check.outcome != Outcome::Passed);
+        let red = || drilled.certificate.red();
         let mut by: Vec<String> = red().map(|check| check.name.clone()).collect();
         by.extend(open);
         by.dedup();
-        let found = red().flat_map(|check| &check.found).filter(|found| !found.starts_with("note: "));
-        Ok(Some((by, found.cloned().collect())))
+        Ok(Some((by, red().flat_map(Check::faults).cloned().collect())))
     }
 }
 

@@ -5,6 +5,8 @@
 //! manifest, the file ends with a line that is the digest of all before it. Only a drill that came to a verdict leaves one: what
 //! could not be judged proves nothing, in either way.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +107,21 @@ pub struct Check {
     pub seconds: f64,
 }
 
+/// What a finding begins with that is worth knowing, but no fault.
+const NOTE: &str = "note: ";
+
+impl Check {
+    /// A finding that is worth knowing, but no fault.
+    pub fn note(words: impl fmt::Display) -> String {
+        format!("{NOTE}{words}")
+    }
+
+    /// What was found, notes aside.
+    pub fn faults(&self) -> impl Iterator<Item = &String> {
+        self.found.iter().filter(|found| !found.starts_with(NOTE))
+    }
+}
+
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,6 +135,11 @@ pub enum Outcome {
 }
 
 impl Certificate {
+    /// The checks that did not pass.
+    pub fn red(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.outcome != Outcome::Passed)
+    }
+
     /// The object's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         write_sealed(self)

@@ -183,6 +183,13 @@ pub struct ServerProfile {
     pub settings: std::collections::BTreeMap<String, String>,
 }
 
+impl ServerProfile {
+    /// The databases that can be entered.
+    pub fn connectable(&self) -> Vec<DatabaseName> {
+        self.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect()
+    }
+}
+
 /// The image the server ran from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageReference {

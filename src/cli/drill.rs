@@ -3,11 +3,11 @@
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Context, Failure, human, output};
-use crate::backup_set::certificate::{Certificate, Outcome};
+use crate::backup_set::certificate::{Certificate, Check, Outcome};
 use crate::backup_set::{Selector, SetId};
 use crate::cluster::{ClusterName, PgMajor, RepoName};
 use crate::control::{ControlPlane, OperationError};
@@ -203,7 +203,6 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
         context.output.note(&format!("warning: {warning}"));
     }
     let subject = format!("backup {} of cluster \"{}\"", certificate.set, certificate.cluster);
-    let took = |seconds: f64| human::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
     if let Some(extent) = &certificate.extent {
         context.output.note(&format!(
             "compared: {} databases, {} tables with {} rows ({} tables by content), {} sequences, {} other statements",
@@ -211,9 +210,13 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
         ));
     }
     let stages: Vec<String> =
-        certificate.stages.iter().map(|stage| format!("{} {}", stage.name, took(stage.seconds))).collect();
+        certificate.stages.iter().map(|stage| format!("{} {}", stage.name, human::seconds(stage.seconds))).collect();
     if !stages.is_empty() {
-        context.output.note(&format!("took: {}; a restore takes {}", stages.join(", "), took(certificate.rto_seconds)));
+        context.output.note(&format!(
+            "took: {}; a restore takes {}",
+            stages.join(", "),
+            human::seconds(certificate.rto_seconds)
+        ));
     }
     if let Some(kept) = &drilled.kept {
         let mut ways = kept.connect.iter();
@@ -224,12 +227,9 @@ fn tell(drilled: &Drilled, context: &Context) -> Result<Exit, Failure> {
         context.output.note(&format!("to remove it before: pglife drill remove {}", certificate.cluster));
     }
     let findings = || {
-        let bad = certificate.checks.iter().filter(|check| check.outcome != Outcome::Passed);
-        bad.flat_map(|check| check.found.iter().map(move |found| format!("{}: {found}", check.name)))
-            .filter(|found| !found.contains(": note: "))
-            .take(20)
-            .collect::<Vec<_>>()
-            .join("\n  ")
+        let faults = |check: &Check| check.faults().map(|found| format!("{}: {found}", check.name)).collect::<Vec<_>>();
+        let red = certificate.red().flat_map(faults);
+        red.take(20).collect::<Vec<_>>().join("\n  ")
     };
     match &drilled.judgement {
         Judgement::Proven if drilled.rehearsal => {
@@ -311,7 +311,7 @@ fn checks_table(certificate: &Certificate) -> comfy_table::Table {
             check.name.clone(),
             result.to_owned(),
             check.found.len().to_string(),
-            human::duration(SignedDuration::try_from_secs_f64(check.seconds).unwrap_or_default()),
+            human::seconds(check.seconds),
         ]);
     }
     table
@@ -347,19 +347,18 @@ fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
             heads.extend(["REPOSITORIES", "CHAINED", "IMAGE", "BY"]);
         }
         let mut table = output::table(&heads);
-        let took = |seconds: f64| human::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
         for Listed { certificate, repositories, recovery, chained } in &all {
             let mut row = vec![
                 certificate.cluster.to_string(),
                 certificate.set.to_string(),
                 certificate.verdict.to_string(),
                 human::age(certificate.ended_at, now),
-                took(certificate.rto_seconds),
+                human::seconds(certificate.rto_seconds),
                 recovery
                     .as_ref()
                     .and_then(|recovery| recovery.change_percent)
                     .map_or_else(|| "-".to_owned(), |change| format!("{change:+.0} %")),
-                certificate.rto_budget_seconds.map_or_else(|| "-".to_owned(), took),
+                certificate.rto_budget_seconds.map_or_else(|| "-".to_owned(), human::seconds),
                 certificate.extent.as_ref().map_or_else(|| "-".to_owned(), |extent| extent.rows.to_string()),
             ];
             if wide {
@@ -397,7 +396,7 @@ fn show(place: &Place, backup: Option<&Selector>, context: &Context) -> Result<E
     };
     context.output.items("Certificate", std::slice::from_ref(last), |_| checks_table(&last.certificate))?;
     if let Some(recovery) = &last.recovery {
-        let median = human::duration(SignedDuration::try_from_secs_f64(recovery.median_seconds).unwrap_or_default());
+        let median = human::seconds(recovery.median_seconds);
         context.output.note(&format!(
             "a restore takes {}; the median of the last {} is {median}",
             human::recovery(recovery),

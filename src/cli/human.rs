@@ -39,6 +39,11 @@ pub fn duration(length: SignedDuration) -> String {
     }
 }
 
+/// The same of a number of seconds.
+pub fn seconds(seconds: f64) -> String {
+    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
 /// How long ago something was, or how far ahead it is: `3m 05s ago`, `in 2h 30m`.
 pub fn age(then: Timestamp, now: Timestamp) -> String {
     let length = now.duration_since(then);
@@ -47,7 +52,6 @@ pub fn age(then: Timestamp, now: Timestamp) -> String {
 
 /// How long a restore takes, how that changes, and whether it may: `12s (+20 %), over the budget of 10s`.
 pub fn recovery(recovery: &RecoveryTime) -> String {
-    let seconds = |seconds: f64| duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
     let mut text = seconds(recovery.seconds);
     if let Some(change) = recovery.change_percent {
         text.push_str(&format!(" ({change:+.0} %)"));

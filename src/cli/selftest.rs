@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use jiff::SignedDuration;
-
 use super::{Context, Failure, human, output};
 use crate::backup_set::Selector;
 use crate::cluster::{ClusterName, RepoName};
@@ -60,7 +58,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 result.to_owned(),
                 trial.by.join(", "),
                 trial.found.first().cloned().unwrap_or_default(),
-                human::duration(SignedDuration::try_from_secs_f64(trial.seconds).unwrap_or_default()),
+                human::seconds(trial.seconds),
             ]);
         }
         table

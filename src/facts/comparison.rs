@@ -56,8 +56,7 @@ pub fn compare(expected: &Facts, found: &Facts) -> Vec<Difference> {
     };
     if expected.cluster_unknown.is_none() {
         let settled = |statement: &&Statement| !expected.changing.contains(&statement.subject());
-        let found: Vec<Statement> = found.cluster.iter().filter(settled).cloned().collect();
-        comparison.statements(&expected.cluster, &found);
+        comparison.statements(&expected.cluster, found.cluster.iter().filter(settled));
     }
     for subject in &expected.changing {
         let words = "changed while it was backed up, so it was not compared".to_owned();
@@ -149,9 +148,9 @@ impl Comparison {
         }
     }
 
-    fn statements(&mut self, expected: &[Statement], found: &[Statement]) {
+    fn statements<'f>(&mut self, expected: &[Statement], found: impl IntoIterator<Item = &'f Statement>) {
         let mut there: HashMap<(About, &str), &Statement> =
-            found.iter().map(|statement| ((statement.about, statement.name.as_str()), statement)).collect();
+            found.into_iter().map(|statement| ((statement.about, statement.name.as_str()), statement)).collect();
         for statement in expected {
             let subject = statement.subject().to_string();
             match there.remove(&(statement.about, statement.name.as_str())) {

@@ -26,14 +26,13 @@ impl Installation {
     /// Looks at the installation that `toolbox` belongs to.
     pub fn look(toolbox: &Toolbox) -> Result<Self, PostgresError> {
         let folder = |option: &str| -> Result<String, PostgresError> {
-            let failed = |source| PostgresError::ToolNotRun { tool: "pg_config".to_owned(), source };
-            let output = toolbox.command("pg_config").arg(option).stdout(Stdio::piped()).output().map_err(failed)?;
-            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            if output.status.success() && text.starts_with('/') {
+            let tool = "pg_config";
+            let text = toolbox.print(tool, option)?.trim().to_owned();
+            if text.starts_with('/') {
                 return Ok(text);
             }
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(failed(std::io::Error::other(format!("pg_config {option}: {said}"))))
+            let source = std::io::Error::other(format!("{option}: it names no folder, but {text:?}"));
+            Err(PostgresError::ToolNotRun { tool: tool.to_owned(), source })
         };
         let (library_folder, share) = (folder("--pkglibdir")?, folder("--sharedir")?);
         let mut libraries = BTreeSet::new();

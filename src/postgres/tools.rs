@@ -1,6 +1,7 @@
 //! The server's own tools: where they are, and running one as a child whose verdict is its exit code and its stderr.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -66,14 +67,19 @@ impl Toolbox {
     /// What the control file of the data directory `pgdata` says, whose server is of this major.
     pub fn control_data(&self, pgdata: &Path) -> Result<ControlData, PostgresError> {
         let tool = "pg_controldata";
+        let failed = |error| PostgresError::ToolNotRun { tool: tool.to_owned(), source: std::io::Error::other(error) };
+        ControlData::parse(&self.print(tool, pgdata.as_os_str())?).map_err(failed)
+    }
+
+    /// What `tool` prints when it is called with `argument`. An error has its own words.
+    pub fn print(&self, tool: &str, argument: impl AsRef<OsStr>) -> Result<String, PostgresError> {
         let failed = |source| PostgresError::ToolNotRun { tool: tool.to_owned(), source };
-        let output = self.command(tool).arg(pgdata).stdout(Stdio::piped()).output().map_err(failed)?;
+        let output = self.command(tool).arg(argument).stdout(Stdio::piped()).output().map_err(failed)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(failed(std::io::Error::other(said)));
         }
-        ControlData::parse(&String::from_utf8_lossy(&output.stdout))
-            .map_err(|error| failed(std::io::Error::other(error)))
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// `tool` with the login in its environment (never the password: that is in a file) and nothing else of ours.

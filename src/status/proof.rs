@@ -100,14 +100,16 @@ pub(super) fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestam
 
 /// Whether the newest proven backup is new enough. Where no repository can be read, nobody knows.
 pub(super) fn judge(last: Option<&Proven>, limits: &freshness::Limits, unseen: bool, now: Timestamp) -> Freshness {
-    match last {
-        Some(proven) => freshness::evaluate(Some(proven.completed_at), Some(limits), now),
-        None if unseen => Freshness {
-            level: Level::Warn,
-            text: "what is proven is not known, because no repository can be read".to_owned(),
-        },
-        None => Freshness { level: Level::Critical, text: "no backup is proven".to_owned() },
+    if let Some(proven) = last {
+        return freshness::evaluate(Some(proven.completed_at), Some(limits), now);
     }
+    let level = if unseen { Level::Warn } else { Level::Critical };
+    Freshness { level, text: nothing_proven(unseen).to_owned() }
+}
+
+/// What to say where no proven backup is known.
+pub(super) fn nothing_proven(unseen: bool) -> &'static str {
+    if unseen { "what is proven is not known, because no repository can be read" } else { "no backup is proven" }
 }
 
 fn proven(held: &Held) -> Option<Proven> {

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::proof::nothing_proven;
 use super::{ClusterStatus, KindStatus, ProofStatus};
 use crate::cluster::RepoName;
 use crate::policy::freshness::Level;
@@ -124,10 +125,7 @@ fn of_proof(proof: &ProofStatus) -> Option<Verdict> {
     };
     let age = proof.freshness_text.clone().unwrap_or_else(|| match &proof.last_proven {
         Some(proven) => format!("last success {}, the policy sets no limit", second(proven.completed_at)),
-        None if proof.unreadable.is_some() => {
-            "what is proven is not known, because no repository can be read".to_owned()
-        }
-        None => "no backup is proven".to_owned(),
+        None => nothing_proven(proof.unreadable.is_some()).to_owned(),
     });
     let mut said = vec![age];
     if let Some(bad) = &proof.bad {

@@ -5,39 +5,13 @@ use std::path::PathBuf;
 
 use super::drive::Scene;
 use crate::cluster::DatabaseName;
-use crate::control::{ControlPlane, OperationError, close_worker, failed};
-use crate::docker::worker::WorkerMount;
+use crate::control::{ControlPlane, OperationError};
 use crate::docker::{Container, Image};
 use crate::exit::Exit;
 use crate::facts::{Algorithm, Facts, Mode, Weight, compare};
 use crate::policy::Policy;
 use crate::provision;
-use crate::worker::session::Session;
 use crate::worker::{Event, Request, TakeFactsJob};
-
-/// A session beside the server in `container`.
-pub(super) async fn session_beside(
-    scene: &Scene<'_>,
-    policy: &Policy,
-    container: &Container,
-    image: &Image,
-    mounts: Vec<WorkerMount>,
-) -> Result<Session, OperationError> {
-    let (session, _) = provision::await_server(
-        scene.control,
-        scene.run,
-        policy,
-        scene.engine,
-        container,
-        image,
-        mounts,
-        scene.what(),
-        provision::FIRST_START_SECONDS,
-        Some(policy.major),
-    )
-    .await?;
-    Ok(session)
-}
 
 /// The facts of the server in `container`, hashed as those of `like`, or as the older server can.
 pub(super) async fn facts_of(
@@ -48,7 +22,7 @@ pub(super) async fn facts_of(
     databases: &[DatabaseName],
     like: Option<&Facts>,
 ) -> Result<Facts, OperationError> {
-    let mut session = session_beside(scene, policy, container, image, vec![]).await?;
+    let (session, _) = scene.enter(policy, container, image, vec![], provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, container)?;
     // Both sides hash in the way the older one can.
     let server = u32::from(scene.plan.from.is_at_least(14)) * 140_000;
@@ -57,17 +31,11 @@ pub(super) async fn facts_of(
         |like| like.algorithm,
     );
     let job = TakeFactsJob { login, databases: databases.to_vec(), mode: Mode::Full, algorithm };
-    let mut taken = None;
-    let asked = session
-        .request(&Request::TakeFacts(job), &scene.control.cancel, |event| {
-            if let Event::FactsTaken(facts) = event {
-                taken = Some(*facts);
-            }
-        })
-        .await;
-    close_worker(session).await;
-    asked.map_err(failed(scene.what()))?;
-    taken.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker took no facts", scene.what())))
+    let taken = |event| match event {
+        Event::FactsTaken(facts) => Some(*facts),
+        _ => None,
+    };
+    scene.control.ask(session, &Request::TakeFacts(job), scene.what(), taken).await
 }
 
 /// Both servers hold the same, or the upgrade fails.

@@ -8,7 +8,8 @@ use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
 use super::plan::{Trial, UpgradePlan};
 use super::record::Report;
-use crate::cluster::{ContainerName, DatabaseName};
+use crate::backup_set::ServerProfile;
+use crate::cluster::ContainerName;
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
@@ -19,6 +20,7 @@ use crate::exit::Exit;
 use crate::policy::{DatabaseSelection, Policy};
 use crate::postgres::control_data::ControlData;
 use crate::provision;
+use crate::worker::session::Session;
 use crate::worker::{Event, Request};
 
 /// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
@@ -109,18 +111,12 @@ impl<'a> Scene<'a> {
 
     /// The policy of the old server for the last backup: nothing may be left out of it.
     pub(super) fn source_policy(&self) -> Policy {
-        let mut policy = self.policy_of(self.plan.trial(Trial::Source), false);
-        policy.dump.databases = DatabaseSelection::everything();
-        policy.dump.exclude_table_data = vec![];
-        policy
+        with_everything(self.policy_of(self.plan.trial(Trial::Source), false))
     }
 
     /// The policy of the new server while nobody finds it, for a backup of what was written to it.
     pub(super) fn fenced_policy(&self) -> Policy {
-        let mut policy = self.policy_of(self.plan.trial(Trial::Proof), true);
-        policy.dump.databases = DatabaseSelection::everything();
-        policy.dump.exclude_table_data = vec![];
-        policy
+        with_everything(self.policy_of(self.plan.trial(Trial::Proof), true))
     }
 
     /// The policy of the new server in its place.
@@ -289,7 +285,7 @@ impl<'a> Scene<'a> {
         let container = self.engine.require_container(&self.plan.container).await.map_err(self.failed())?;
         let policy = self.new_policy();
         let image = self.new_image().await?;
-        let found = self.answer(&policy, &container, &image).await?;
+        let found = self.answer(&policy, &container, &image, provision::RECOVERY_SECONDS).await?;
         if Some(found) != self.report.system_identifier {
             return Err(OperationError::new(
                 Exit::UpgradeNeedsOperator,
@@ -306,7 +302,7 @@ impl<'a> Scene<'a> {
         let container = self.engine.require_container(&self.plan.container).await.map_err(self.failed())?;
         let policy = self.policy_of(self.plan.container.clone(), false);
         let image = self.engine.require_image(&container.image_id).await.map_err(self.failed())?;
-        let found = self.answer(&policy, &container, &image).await?;
+        let found = self.answer(&policy, &container, &image, provision::RECOVERY_SECONDS).await?;
         if found == self.plan.system_identifier {
             return Ok(());
         }
@@ -316,45 +312,30 @@ impl<'a> Scene<'a> {
         ))
     }
 
-    /// Whether a server answers in `container`, and which databases it has; no wait for one that is starting.
-    pub(super) async fn databases_now(
+    /// A session beside the server in `container`, and what that is, as soon as it answers.
+    pub(super) async fn enter(
         &self,
         policy: &Policy,
         container: &Container,
         image: &Image,
-    ) -> Result<Vec<DatabaseName>, OperationError> {
-        let (session, profile) = provision::await_server(
-            self.control,
-            self.run,
-            policy,
-            self.engine,
-            container,
-            image,
-            vec![],
-            &self.what,
-            10,
-            Some(policy.major),
-        )
-        .await?;
-        close_worker(session).await;
-        Ok(profile.databases.into_iter().filter(|one| one.connectable).map(|one| one.name).collect())
+        mounts: Vec<WorkerMount>,
+        patience_seconds: u64,
+    ) -> Result<(Session, ServerProfile), OperationError> {
+        let (what, major) = (&self.what, Some(policy.major));
+        let (control, run, engine) = (self.control, self.run, self.engine);
+        provision::await_server(control, run, policy, engine, container, image, mounts, what, patience_seconds, major)
+            .await
     }
 
-    async fn answer(&self, policy: &Policy, container: &Container, image: &Image) -> Result<u64, OperationError> {
-        let seconds = provision::RECOVERY_SECONDS;
-        let (session, profile) = provision::await_server(
-            self.control,
-            self.run,
-            policy,
-            self.engine,
-            container,
-            image,
-            vec![],
-            &self.what,
-            seconds,
-            Some(policy.major),
-        )
-        .await?;
+    /// Waits until the server in `container` answers, and says which it is: its system identifier.
+    pub(super) async fn answer(
+        &self,
+        policy: &Policy,
+        container: &Container,
+        image: &Image,
+        patience_seconds: u64,
+    ) -> Result<u64, OperationError> {
+        let (session, profile) = self.enter(policy, container, image, vec![], patience_seconds).await?;
         close_worker(session).await;
         Ok(profile.system_identifier)
     }
@@ -373,19 +354,13 @@ impl<'a> Scene<'a> {
             }],
             network: WorkerNetwork::Nothing,
         };
-        let mut session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
+        let session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
         let request = Request::ReadControlFile { major: plan.to, pgdata: format!("/data/{}", plan.to) };
-        let mut found = None;
-        let asked = session
-            .request(&request, &self.control.cancel, |event| {
-                if let Event::ControlFile(control) = event {
-                    found = Some(control);
-                }
-            })
-            .await;
-        close_worker(session).await;
-        asked.map_err(failed(&self.what))?;
-        found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker told nothing", self.what)))
+        let control_file = |event| match event {
+            Event::ControlFile(control) => Some(control),
+            _ => None,
+        };
+        self.control.ask(session, &request, &self.what, control_file).await
     }
 
     /// Has nobody served by the new server any more: stops it in its place, and removes what works beside it.
@@ -472,6 +447,13 @@ impl<'a> Scene<'a> {
         }
         body.cmd = Some(command);
     }
+}
+
+/// With nothing left out of a dump.
+fn with_everything(mut policy: Policy) -> Policy {
+    policy.dump.databases = DatabaseSelection::everything();
+    policy.dump.exclude_table_data = vec![];
+    policy
 }
 
 /// A step that was begun.

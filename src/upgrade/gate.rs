@@ -191,13 +191,11 @@ async fn drill_of(
 
 /// What the checks found that did not pass.
 fn list(drilled: &Drilled) -> String {
-    let failed = drilled.certificate.checks.iter().filter(|check| check.outcome != Outcome::Passed);
-    failed.map(words).collect()
+    drilled.certificate.red().map(words).collect()
 }
 
 fn words(check: &Check) -> String {
-    let found = check.found.iter().filter(|found| !found.starts_with("note: "));
-    let found = found.take(MOST_FINDINGS).map(|found| format!("\n      {found}")).collect::<Vec<_>>().concat();
+    let found = check.faults().take(MOST_FINDINGS).map(|found| format!("\n      {found}")).collect::<Vec<_>>().concat();
     let outcome = match check.outcome {
         Outcome::Passed => "passed",
         Outcome::Failed => "failed",

@@ -9,7 +9,7 @@ use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
 use crate::backup;
 use crate::cluster::{ClusterName, PgMajor, VolumeName};
-use crate::control::{ControlPlane, OperationError, Run, close_worker, failed, start_worker};
+use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
@@ -171,7 +171,7 @@ async fn look(
         system_identifier: profile.system_identifier,
         wal_segment_bytes: profile.wal_segment_bytes,
         bytes: profile.databases.iter().map(|database| database.bytes).sum(),
-        databases: profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect(),
+        databases: profile.connectable(),
         policy_image: (layout.image.as_str() != format!("pglife/postgres:{}", policy.major))
             .then(|| request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to)))
             .or_else(|| request.image.clone()),
@@ -248,7 +248,6 @@ async fn installation_of(
     major: PgMajor,
     what: &str,
 ) -> Result<Installation, OperationError> {
-    let mut found = None;
     let worker = WorkerPlan {
         run: run.id.clone(),
         cluster: cluster.clone(),
@@ -256,17 +255,12 @@ async fn installation_of(
         mounts: vec![],
         network: WorkerNetwork::Nothing,
     };
-    let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
-    let asked = session
-        .request(&Request::LookAtImage { major }, &control.cancel, |event| {
-            if let Event::Image(installation) = event {
-                found = Some(*installation);
-            }
-        })
-        .await;
-    close_worker(session).await;
-    asked.map_err(failed(what))?;
-    found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{what}: the worker did not look at the image")))
+    let session = start_worker(engine, &worker).await.map_err(failed(what))?;
+    let installation = |event| match event {
+        Event::Image(installation) => Some(*installation),
+        _ => None,
+    };
+    control.ask(session, &Request::LookAtImage { major }, what, installation).await
 }
 
 pub(super) async fn survey_of(
@@ -278,23 +272,15 @@ pub(super) async fn survey_of(
     image: &Image,
     what: &str,
 ) -> Result<(crate::backup_set::ServerProfile, Survey), OperationError> {
-    let (mut session, profile) =
+    let (session, profile) =
         provision::await_server(control, run, policy, engine, container, image, vec![], what, 10, Some(policy.major))
             .await?;
     let (login, _) = control.login(policy, container)?;
-    let mut survey = None;
-    let asked = session
-        .request(&Request::Survey { login }, &control.cancel, |event| {
-            if let Event::Surveyed(found) = event {
-                survey = Some(*found);
-            }
-        })
-        .await;
-    close_worker(session).await;
-    asked.map_err(failed(what))?;
-    let survey =
-        survey.ok_or_else(|| OperationError::new(Exit::Failed, format!("{what}: the worker did not survey")))?;
-    Ok((profile, survey))
+    let surveyed = |event| match event {
+        Event::Surveyed(survey) => Some(*survey),
+        _ => None,
+    };
+    Ok((profile, control.ask(session, &Request::Survey { login }, what, surveyed).await?))
 }
 
 /// Refuses where something blocks.

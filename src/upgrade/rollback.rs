@@ -21,10 +21,12 @@ use super::writes::written;
 use super::{Upgraded, go_back, needs_operator};
 use crate::backup;
 use crate::backup_set::SetId;
-use crate::control::{ControlPlane, OperationError, Progress, close_worker, failed};
+use crate::cluster::DatabaseName;
+use crate::control::{ControlPlane, OperationError, Progress, failed};
 use crate::docker::Container;
 use crate::exit::Exit;
 use crate::policy::Policy;
+use crate::provision;
 use crate::state::Operation;
 use crate::worker::{Event, Request};
 
@@ -158,7 +160,7 @@ fn refused(scene: &Scene<'_>, last: &Recorded, why: &str) -> OperationError {
 
 /// Looks at the server in `container` while it serves. What it says is only told, so every error is an answer.
 async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted: bool) -> Seen {
-    let (next, writing) = match transactions(scene, container).await {
+    let (databases, next, writing) = match transactions(scene, container).await {
         Ok(found) => found,
         Err(error) => return Seen::Unknown(error.chain()),
     };
@@ -178,7 +180,6 @@ async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted
     let policy = scene.new_policy();
     let facts = async {
         let image = scene.new_image().await?;
-        let databases = scene.databases_now(&policy, container, &image).await?;
         content::facts_of(scene, &policy, container, &image, &databases, Some(&then)).await
     };
     match facts.await {
@@ -199,23 +200,22 @@ async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted
     }
 }
 
-/// How far the transactions of the server in `container` are.
-async fn transactions(scene: &Scene<'_>, container: &Container) -> Result<(u64, bool), OperationError> {
+/// The databases of the server in `container`, how far its transactions are, and whether some write just now. No wait for one that
+/// is starting.
+async fn transactions(
+    scene: &Scene<'_>,
+    container: &Container,
+) -> Result<(Vec<DatabaseName>, u64, bool), OperationError> {
     let (policy, image) = (scene.new_policy(), scene.new_image().await?);
-    scene.databases_now(&policy, container, &image).await?;
-    let mut session = content::session_beside(scene, &policy, container, &image, vec![]).await?;
+    let (session, profile) = scene.enter(&policy, container, &image, vec![], 10).await?;
     let (login, _) = scene.control.login(&policy, container)?;
-    let mut found = None;
-    let asked = session
-        .request(&Request::CountTransactions { login }, &scene.control.cancel, |event| {
-            if let Event::Transactions { next, writing } = event {
-                found = Some((next, writing));
-            }
-        })
-        .await;
-    close_worker(session).await;
-    asked.map_err(failed(scene.what()))?;
-    found.ok_or_else(|| OperationError::new(Exit::Failed, format!("{}: the worker told nothing", scene.what())))
+    let counted = |event| match event {
+        Event::Transactions { next, writing } => Some((next, writing)),
+        _ => None,
+    };
+    let request = Request::CountTransactions { login };
+    let (next, writing) = scene.control.ask(session, &request, scene.what(), counted).await?;
+    Ok((profile.connectable(), next, writing))
 }
 
 /// Sees to it that what was written to the new server stays: in a backup, else in its volume. Says where it is.
@@ -256,7 +256,7 @@ async fn back_up(scene: &Scene<'_>) -> Result<SetId, OperationError> {
     let policy = scene.fenced_policy();
     let container = scene.engine.require_container(&policy.container).await.map_err(scene.failed())?;
     let image = scene.new_image().await?;
-    close_worker(content::session_beside(scene, &policy, &container, &image, vec![]).await?).await;
+    scene.answer(&policy, &container, &image, provision::FIRST_START_SECONDS).await?;
     let taken = backup::take_in_run(scene.control, scene.run, &policy, scene.engine, scene.progress).await?;
     if taken.repositories().next().is_none() {
         return Err(OperationError::new(Exit::Failed, taken.warnings.join("; ")));

@@ -48,8 +48,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
     let mut findings = preflight::findings(&profile, &survey, plan.to);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
     check_findings(&findings, scene.what(), &plan.cluster)?;
-    let databases: Vec<DatabaseName> =
-        profile.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect();
+    let databases = profile.connectable();
     scene.end(step);
 
     let step = scene.step("facts")?;
@@ -95,21 +94,8 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
     let step = scene.step("proof")?;
     let proof = scene.start_trial(Trial::Proof).await?;
     let policy = scene.policy_of(plan.trial(Trial::Proof), true);
-    let (session, profile) = provision::await_server(
-        scene.control,
-        scene.run,
-        &policy,
-        scene.engine,
-        &proof,
-        &image,
-        vec![],
-        scene.what(),
-        provision::FIRST_START_SECONDS,
-        Some(plan.to),
-    )
-    .await?;
-    close_worker(session).await;
-    scene.report.system_identifier = Some(profile.system_identifier);
+    let identifier = scene.answer(&policy, &proof, &image, provision::FIRST_START_SECONDS).await?;
+    scene.report.system_identifier = Some(identifier);
     scene.remove_trial(Trial::Proof).await?;
     scene.report.next_transaction = Some(scene.control_file().await?.next_transaction);
     scene.end(step);
@@ -181,7 +167,7 @@ async fn settle(
     };
     let plan = scene.plan;
     let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
-    let mut session = content::session_beside(scene, policy, target, image, mounts).await?;
+    let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
     let in_data = survey.access_files.iter().filter_map(|file| Some((file.strip_prefix("/data/")?, file)));

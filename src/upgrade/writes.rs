@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::DatabaseName;
-use crate::facts::{DatabaseFacts, Facts, Statement, TableContent};
+use crate::facts::{DatabaseFacts, Facts, SequenceFacts, SequencePlace, Statement, TableContent, TableFacts};
 
 /// What changed from `at_commit` to `now`, facts of one server: nothing where nobody wrote.
 pub(super) fn written(at_commit: &Facts, now: &Facts) -> Vec<String> {
@@ -26,74 +26,57 @@ pub(super) fn written(at_commit: &Facts, now: &Facts) -> Vec<String> {
     found
 }
 
-fn tables(then: &DatabaseFacts, now: &DatabaseFacts) -> Vec<String> {
-    let by_name = |facts: &DatabaseFacts| -> BTreeMap<String, TableContent> {
-        let named =
-            |table: &crate::facts::TableFacts| (format!("{}.{}", table.schema, table.name), table.content.clone());
-        facts.tables.iter().map(named).collect()
+/// What was made, dropped, or is otherwise, in the order of the names; `compare` says how, or nothing where it is the same.
+fn changes<T>(
+    then: &BTreeMap<String, T>,
+    now: &BTreeMap<String, T>,
+    compare: impl Fn(&T, &T) -> Option<String>,
+) -> Vec<String> {
+    let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
+    let change = |name: &String| match (then.get(name), now.get(name)) {
+        (Some(was), Some(is)) => compare(was, is),
+        (Some(_), None) => Some("was dropped".to_owned()),
+        (None, _) => Some("was made".to_owned()),
     };
-    let (then, now) = (by_name(then), by_name(now));
-    let mut found = Vec::new();
-    for (name, content) in &then {
-        let words = match (content, now.get(name)) {
-            (_, None) => "was dropped".to_owned(),
-            (TableContent::Unknown(why), _) => format!("was not looked at: {why}"),
-            (_, Some(TableContent::Unknown(why))) => format!("cannot be looked at: {why}"),
-            (was, Some(is)) if was == is => continue,
-            (TableContent::Rows { count: was, .. }, Some(TableContent::Rows { count: is, .. })) if was == is => {
-                format!("{was} rows, but not the same")
-            }
-            (TableContent::Rows { count: was, .. }, Some(TableContent::Rows { count: is, .. })) => {
-                format!("{was} rows at the commit, {is} now")
-            }
-        };
-        found.push(format!("table {name}: {words}"));
+    names.into_iter().filter_map(|name| Some(format!("{name}: {}", change(name)?))).collect()
+}
+
+fn tables(then: &DatabaseFacts, now: &DatabaseFacts) -> Vec<String> {
+    use TableContent::{Rows, Unknown};
+    fn by_name(facts: &DatabaseFacts) -> BTreeMap<String, &TableContent> {
+        let named = |table: &TableFacts| format!("table {}.{}", table.schema, table.name);
+        facts.tables.iter().map(|table| (named(table), &table.content)).collect()
     }
-    found.extend(now.keys().filter(|name| !then.contains_key(*name)).map(|name| format!("table {name}: was made")));
-    found
+    changes(&by_name(then), &by_name(now), |was, is| match (was, is) {
+        (Unknown(why), _) => Some(format!("was not looked at: {why}")),
+        (_, Unknown(why)) => Some(format!("cannot be looked at: {why}")),
+        (was, is) if was == is => None,
+        (Rows { count: was, .. }, Rows { count: is, .. }) if was == is => Some(format!("{was} rows, but not the same")),
+        (Rows { count: was, .. }, Rows { count: is, .. }) => Some(format!("{was} rows at the commit, {is} now")),
+    })
 }
 
 fn sequences(then: &DatabaseFacts, now: &DatabaseFacts) -> Vec<String> {
-    let by_name = |facts: &DatabaseFacts| -> BTreeMap<String, (i64, bool)> {
-        let named = |one: &crate::facts::SequenceFacts| {
-            (format!("{}.{}", one.schema, one.name), (one.before.last_value, one.before.is_called))
-        };
-        facts.sequences.iter().map(named).collect()
-    };
-    let (then, now) = (by_name(then), by_name(now));
-    let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    names
-        .into_iter()
-        .filter_map(|name| match (then.get(name), now.get(name)) {
-            (Some(was), Some(is)) if was == is => None,
-            (Some(was), Some(is)) => Some(format!("sequence {name}: at {} then, at {} now", was.0, is.0)),
-            (None, _) => Some(format!("sequence {name}: was made")),
-            (_, None) => Some(format!("sequence {name}: was dropped")),
-        })
-        .collect()
+    fn by_name(facts: &DatabaseFacts) -> BTreeMap<String, SequencePlace> {
+        let named = |one: &SequenceFacts| format!("sequence {}.{}", one.schema, one.name);
+        facts.sequences.iter().map(|one| (named(one), one.before)).collect()
+    }
+    changes(&by_name(then), &by_name(now), |was, is| {
+        (was != is).then(|| format!("at {} then, at {} now", was.last_value, is.last_value))
+    })
 }
 
 fn statements(then: &[Statement], now: &[Statement]) -> Vec<String> {
-    let by_name = |all: &[Statement]| -> BTreeMap<String, BTreeMap<String, String>> {
-        all.iter().map(|one| (format!("{} {}", one.about, one.name), one.says.clone())).collect()
-    };
-    let (then, now) = (by_name(then), by_name(now));
-    let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    names
-        .into_iter()
-        .filter_map(|name| match (then.get(name), now.get(name)) {
-            (Some(was), Some(is)) if was == is => None,
-            (Some(_), Some(_)) => Some(format!("{name}: was changed")),
-            (None, _) => Some(format!("{name}: was made")),
-            (_, None) => Some(format!("{name}: was dropped")),
-        })
-        .collect()
+    fn by_name(all: &[Statement]) -> BTreeMap<String, &BTreeMap<String, String>> {
+        all.iter().map(|one| (one.subject().to_string(), &one.says)).collect()
+    }
+    changes(&by_name(then), &by_name(now), |was, is| (was != is).then(|| "was changed".to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{About, Algorithm, Mode, SequenceFacts, SequencePlace, TableFacts};
+    use crate::facts::{About, Algorithm, Mode};
 
     fn facts() -> Facts {
         let place = SequencePlace { last_value: 7, is_called: true };

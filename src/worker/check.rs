@@ -138,7 +138,7 @@ fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtim
     }
     let shown = |difference: &facts::Difference| match difference.weight {
         Weight::Bad => difference.to_string(),
-        Weight::Note => format!("note: {difference}"),
+        Weight::Note => Check::note(difference),
     };
     let mut words: Vec<String> = differences.iter().map(shown).collect();
     let left_out = |database: &&DatabaseName| !expected.covers(database);
