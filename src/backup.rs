@@ -12,6 +12,7 @@
 #[doc(hidden)]
 pub mod contract;
 mod copies;
+mod parent;
 mod plan;
 pub mod volume;
 

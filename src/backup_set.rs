@@ -16,6 +16,7 @@
 //! Invariants: every object is written once; a set without `COMMIT` does not exist for anyone; sets are ordered by the
 //! completion time in `COMMIT`, never by name.
 
+pub mod block_index;
 pub mod certificate;
 mod codec;
 mod commit;
@@ -36,8 +37,8 @@ pub use digest::{Digest, DigestError};
 pub use id::{Kind, SetId, SetIdError};
 pub use layout::{Naming, SetLocation, drill_key_owner, pin_key_owner, set_object};
 pub use manifest::{
-    Content, CopyMode, DatabaseProfile, FormatError, ImageReference, MANIFEST_VERSION, Manifest, Measured, Object,
-    ServerProfile, Skipped, Tablespace, VolumeCopy,
+    Ancestor, Content, CopyMode, DatabaseProfile, FormatError, ImageReference, Incremental, MANIFEST_VERSION, Manifest,
+    Measured, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
 };
 pub use pin::{PIN_VERSION, Pin, PinError};
 pub use recover::{Recipe, RecipeMount, RestoreStep, cover, instructions, restore_order};

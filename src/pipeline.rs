@@ -3,6 +3,7 @@
 //! ```text
 //! compress     source ─▶ feed: hash, count ─▶ N codec threads ─▶ in order ─▶ seal ─▶ hash, count ─▶ sink
 //! decompress   object ─▶ unseal, hash, count ─▶ feed ─▶ N codec threads ─▶ in order: hash, count ─▶ sink
+//! assemble     parts of several objects ─▶ feed ─▶ N codec threads ─▶ in order ─▶ sink
 //! ```
 //!
 //! * The stored object is a row of ordinary zstd frames and a seek table ([`frames`]): `zstd -dc` opens it, and this
@@ -23,12 +24,14 @@ pub mod handover;
 pub mod pipe;
 pub mod seal;
 
+mod assemble;
 mod compress;
 mod decompress;
 mod error;
 mod in_order;
 mod measure;
 
+pub use assemble::{Source, assemble};
 pub use compress::{Compression, compress};
 pub use decompress::{compare_stored, decompress};
 pub use error::{Corruption, FrameFault, PipelineError};

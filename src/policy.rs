@@ -15,7 +15,7 @@
 //! are of a kind that this version can use.
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -228,7 +228,12 @@ pub struct VolumePolicy {
     pub codec: Codec,
     /// How fast it is read at most; `None`: as fast as it goes.
     pub rate_limit: Option<Rate>,
+    /// How many copies may build on each other; 1: each holds everything.
+    pub full_every: NonZeroU32,
 }
+
+/// The longest chain of copies that build on each other: a restore reads from all of them at once.
+pub const LONGEST_CHAIN: u32 = 31;
 
 /// How backups are proven, and when.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,7 +14,7 @@
 pub mod leftovers;
 pub mod pins;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -75,8 +75,38 @@ pub enum Outcome {
     PartlyForbidden(Vec<Key>),
     /// Somebody reads it, or has pinned it meanwhile; it stays for the next time.
     InUse,
+    /// One that builds on it is still there; it stays for the next time.
+    Needed,
     /// Its deletion failed, or was not tried after another one had failed.
     NotDeleted,
+}
+
+impl Outcome {
+    /// Whether the set is still a backup.
+    fn is_listed(&self) -> bool {
+        match self {
+            Self::Deleted | Self::PartlyLocked(_) | Self::PartlyForbidden(_) => false,
+            Self::Kept | Self::Locked(_) | Self::Forbidden | Self::InUse | Self::Needed | Self::NotDeleted => true,
+        }
+    }
+}
+
+/// The places of `sets`, oldest first, but what builds on another before that one. Pure.
+fn children_first(sets: &[PlannedSet]) -> Vec<usize> {
+    let places: BTreeMap<&SetId, usize> = sets.iter().enumerate().map(|(at, set)| (&set.commit.set, at)).collect();
+    let depth = |mut at: usize| {
+        let mut depth = 0;
+        // No chain is longer than all sets, whatever a damaged one says of its parents.
+        while let Some(&parent) = sets[at].commit.parent.as_ref().and_then(|parent| places.get(parent))
+            && depth < sets.len()
+        {
+            (at, depth) = (parent, depth + 1);
+        }
+        depth
+    };
+    let mut order: Vec<usize> = (0..sets.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(depth(at)));
+    order
 }
 
 /// What came of pruning one repository.
@@ -212,19 +242,26 @@ fn prune_in_run(
     }
     let mut result = PruneResult { pruned: Vec::new(), failure: None };
     for (repository, plan) in plans {
-        let mut outcomes = Vec::new();
-        for planned in &plan.sets {
-            outcomes.push(match planned.verdict {
+        let mut outcomes = vec![Outcome::Kept; plan.sets.len()];
+        // What is still listed cannot do without these.
+        let mut needed = BTreeSet::new();
+        for at in children_first(&plan.sets) {
+            let PlannedSet { commit, verdict } = &plan.sets[at];
+            outcomes[at] = match verdict {
                 Verdict::Keep(_) => Outcome::Kept,
                 Verdict::Delete(_) if result.failure.is_some() => Outcome::NotDeleted,
-                Verdict::Delete(_) => match delete_set(control, repository.store(), &planned.commit, now) {
+                Verdict::Delete(_) if needed.contains(&commit.set) => Outcome::Needed,
+                Verdict::Delete(_) => match delete_set(control, repository.store(), commit, now) {
                     Ok(outcome) => outcome,
                     Err(error) => {
                         result.failure = Some(error);
                         Outcome::NotDeleted
                     }
                 },
-            });
+            };
+            if outcomes[at].is_listed() {
+                needed.extend(commit.parent.as_ref());
+            }
         }
         result.pruned.push(Pruned { plan, outcomes });
     }
@@ -328,6 +365,9 @@ pub enum Protection {
     /// A person's word; nothing but another word overrides it.
     #[error("it is {0}")]
     Pinned(Reason),
+    /// Others cannot be restored without it; nothing overrides that.
+    #[error("{0} builds on it")]
+    Needed(SetId),
     /// The newest one that is known to restore.
     #[error("it is the newest backup of its lineage that a drill has restored")]
     NewestProven,
@@ -369,6 +409,8 @@ fn protections_in(plan: &PrunePlan, commit: &Commit) -> Vec<Protection> {
             _ => None,
         }));
     }
+    let children = plan.sets.iter().filter(|planned| planned.commit.parent.as_ref() == Some(&commit.set));
+    protections.extend(children.map(|child| Protection::Needed(child.commit.set.clone())));
     let alike = |other: &Commit| other.lineage == commit.lineage && other.kind == commit.kind;
     if plan.sets.iter().filter(|planned| alike(&planned.commit)).count() <= 1 {
         let (kind, cluster, lineage) = (commit.kind, commit.cluster.clone(), commit.lineage);
@@ -377,7 +419,7 @@ fn protections_in(plan: &PrunePlan, commit: &Commit) -> Vec<Protection> {
     protections
 }
 
-/// Refuses to delete what is protected; `force` overrides everything but a pin.
+/// Refuses to delete what is protected; `force` overrides everything but a pin, and that others build on it.
 pub fn refuse_protected(commit: &Commit, protections: &[Protection], force: bool) -> Result<(), OperationError> {
     let refuse = |protection: &Protection, next: String| {
         let what = format!("backup {} of cluster \"{}\" was not deleted: {protection}", commit.set, commit.cluster);
@@ -387,6 +429,16 @@ pub fn refuse_protected(commit: &Commit, protections: &[Protection], force: bool
         let next =
             format!("ask whoever pinned it; then: pglife backups unpin {} --backup {}", commit.cluster, commit.set);
         return refuse(pinned, next);
+    }
+    let child = |protection: &Protection| match protection {
+        Protection::Needed(set) => Some(set.clone()),
+        _ => None,
+    };
+    if let Some((needed, child)) = protections.iter().find_map(|protection| Some((protection, child(protection)?))) {
+        return refuse(
+            needed,
+            format!("delete that one first: pglife backups delete {} --backup {child}", commit.cluster),
+        );
     }
     match protections.first() {
         Some(protection) if !force => {

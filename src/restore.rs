@@ -15,7 +15,7 @@ mod volume;
 
 use std::path::PathBuf;
 
-use crate::backup_set::{Commit, Kind, Manifest, Selector, SetId};
+use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetId, SetLocation};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName, VolumeName};
 use crate::control::{ControlPlane, Found, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere};
 use crate::docker::label::{self, Purpose};
@@ -75,8 +75,8 @@ pub struct Restored {
 #[derive(Debug)]
 pub struct Prepared {
     pub(crate) commit: Commit,
-    /// The set is not deleted while it is read.
-    _held: HeldLock,
+    /// The set is not deleted while it is read, nor what it builds on.
+    _held: Vec<HeldLock>,
     pub(crate) manifest: Manifest,
     pub(crate) keys: Option<Keys>,
     pub(crate) repository: Repository,
@@ -113,9 +113,12 @@ pub async fn prepare(
     let repositories = control.repositories_of(source, request.repository.as_ref())?;
     let Found { repository, commit, elsewhere } = repositories.find(control, source, &request.backup)?;
     let repository = repository.clone();
-    let held = control.state.hold_set(&commit.set).map_err(failed(&what))?;
+    let mut held = vec![control.state.hold_set(&commit.set).map_err(failed(&what))?];
     let (manifest, keys) =
         control.manifest(&repository, &commit, request.identity.as_deref()).map_err(or_elsewhere(&elsewhere))?;
+    for ancestor in manifest.ancestors() {
+        held.push(control.state.hold_set(&ancestor.set).map_err(failed(&what))?);
+    }
     let refuse = |error: plan::PlanError| {
         let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
         match error.next() {
@@ -292,7 +295,7 @@ async fn restore_in_run(
     progress: Progress<'_>,
 ) -> Result<Restored, OperationError> {
     let what = format!("restore of {} into \"{}\" failed", prepared.commit.set, prepared.policy.name);
-    let source = Source::in_place(&prepared.repository, &prepared.commit);
+    let source = Source::in_place(&prepared.repository, &prepared.commit, prepared.manifest.ancestors());
     let (container, databases, warnings) = fill(control, run, &prepared, &source, &what, progress).await?;
     let Prepared { commit, _held, image, policy, policy_text, .. } = prepared;
     // All of it is there now. A policy that cannot be written is no reason to throw it away.
@@ -312,31 +315,52 @@ async fn restore_in_run(
     })
 }
 
-/// Where workers read the objects of a set.
+/// Where workers read the objects of a set, and of those that it builds on.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// As a worker reaches it.
+    /// The set itself.
+    pub(crate) own: Reach,
+    /// What it builds on, nearest first.
+    pub(crate) ancestors: Vec<Reach>,
+}
+
+/// How a worker reaches the folder of a set.
+#[derive(Debug)]
+pub(crate) struct Reach {
     pub(crate) place: FolderLocation,
-    /// The folder of the host, or the volume, that it must see at [`SET_FOLDER`].
-    pub(crate) mounted: Option<String>,
+    /// What it must see for that; None: a bucket.
+    pub(crate) mount: Option<WorkerMount>,
+}
+
+impl Reach {
+    fn in_place(repository: &Repository, location: &SetLocation, mount_point: &str) -> Self {
+        let folder = Key::new(location.folder()).expect("names make a key");
+        let (place, on_host) = repository.for_worker(&folder, mount_point);
+        let mount = on_host.map(|path| WorkerMount {
+            source: path.to_string_lossy().into_owned(),
+            destination: mount_point.to_owned(),
+            writable: false,
+        });
+        Self { place, mount }
+    }
 }
 
 impl Source {
     /// Where the repository has them.
-    pub(crate) fn in_place(repository: &Repository, commit: &Commit) -> Self {
-        let folder = Key::new(commit.location().folder()).expect("names make a key");
-        let (place, on_host) = repository.for_worker(&folder, SET_FOLDER);
-        Self { place, mounted: on_host.map(|path| path.to_string_lossy().into_owned()) }
+    pub(crate) fn in_place(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
+        let of = |(place, ancestor): (usize, &Ancestor)| {
+            let location = SetLocation { id: ancestor.set.clone(), ..commit.location() };
+            Reach::in_place(repository, &location, &format!("{SET_FOLDER}-{}", place + 1))
+        };
+        Self {
+            own: Reach::in_place(repository, &commit.location(), SET_FOLDER),
+            ancestors: ancestors.iter().enumerate().map(of).collect(),
+        }
     }
 
-    /// What a worker must see for it.
-    pub(crate) fn mount(&self) -> Option<WorkerMount> {
-        let mount = |source: &String| WorkerMount {
-            source: source.clone(),
-            destination: SET_FOLDER.to_owned(),
-            writable: false,
-        };
-        self.mounted.as_ref().map(mount)
+    /// What a worker must see for it; nothing: it lies in a bucket.
+    pub(crate) fn mounts(&self) -> Vec<WorkerMount> {
+        std::iter::once(&self.own).chain(&self.ancestors).filter_map(|reach| reach.mount.clone()).collect()
     }
 }
 
@@ -429,7 +453,7 @@ pub(crate) async fn into_server(
         writable,
     };
     let mut mounts = vec![mount(scratch.to_string(), SCRATCH_FOLDER, true)];
-    mounts.extend(source.mount());
+    mounts.extend(source.mounts());
     // Writable, for the folders of tablespaces.
     mounts.extend(
         container
@@ -458,8 +482,10 @@ pub(crate) async fn into_server(
     let mut warnings = Vec::new();
     let expected = Some(plan.plain_bytes());
     let done = session
-        .request(&Request::Restore(Box::new(plan.job(login, source.place.clone(), keys))), &control.cancel, |event| {
-            match event {
+        .request(
+            &Request::Restore(Box::new(plan.job(login, source.own.place.clone(), keys))),
+            &control.cancel,
+            |event| match event {
                 Event::Restored { database } => databases.push(database),
                 Event::Log { message, .. } => {
                     progress(Tick::Warning(message.clone()));
@@ -469,8 +495,8 @@ pub(crate) async fn into_server(
                     progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
                 }
                 _ => {}
-            }
-        })
+            },
+        )
         .await;
     close_worker(session).await;
     done.map_err(|error| damaged_set(error, &commit.set, what))?;

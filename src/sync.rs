@@ -163,6 +163,7 @@ mod tests {
                 plain_bytes: 1,
                 stored_bytes: 1,
                 warnings: 0,
+                parent: None,
                 encryption: None,
             },
             repositories: repositories.iter().map(|name| name.parse().expect("a name")).collect(),

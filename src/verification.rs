@@ -4,12 +4,14 @@
 //! An encrypted set is verified without a key too, from outside: every stored byte is compared with what `COMMIT` recorded.
 //! With a key, every object is also opened, unpacked and compared with what the server gave.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::backup_set::{Commit, Content, Object, SetId, StoredObject};
+use crate::cluster::RepoName;
 use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed};
 use crate::encryption::{Keys, Recipient};
 use crate::exit::Exit;
@@ -39,6 +41,46 @@ pub struct Verified {
     pub stored_bytes: u64,
     /// Damaged or missing objects.
     pub damage: Vec<Damage>,
+    /// One that it builds on and that is damaged or missing: intact or not, it cannot be restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<SetId>,
+}
+
+/// What each of `sets`, which one repository holds, builds on that is in `damaged` or not among `sets`: the nearest such. Pure.
+pub fn suspects<'s>(sets: impl IntoIterator<Item = &'s Commit>, damaged: &BTreeSet<SetId>) -> BTreeMap<SetId, SetId> {
+    let parents: BTreeMap<&SetId, Option<&SetId>> =
+        sets.into_iter().map(|commit| (&commit.set, commit.parent.as_ref())).collect();
+    let mut suspects = BTreeMap::new();
+    for (&set, &parent) in &parents {
+        let mut next = parent;
+        // No chain is longer than all sets.
+        for _ in 0..parents.len() {
+            let Some(ancestor) = next else { break };
+            match parents.get(ancestor) {
+                Some(further) if !damaged.contains(ancestor) => next = *further,
+                _ => {
+                    suspects.insert(set.clone(), ancestor.clone());
+                    break;
+                }
+            }
+        }
+    }
+    suspects
+}
+
+/// What to say of a set that builds on a damaged one.
+pub fn suspicion(set: &SetId, repository: &RepoName, ancestor: &SetId) -> String {
+    format!(
+        "{set} in repository \"{repository}\" builds on {ancestor}, which is damaged or missing: it cannot be restored"
+    )
+}
+
+/// The sets that `set` builds on, as far as they are among `sets`.
+pub fn ancestors<'s>(sets: impl IntoIterator<Item = &'s Commit>, set: &SetId) -> Vec<SetId> {
+    let parents: BTreeMap<&SetId, &SetId> =
+        sets.into_iter().filter_map(|commit| Some((&commit.set, commit.parent.as_ref()?))).collect();
+    let chain = std::iter::successors(Some(set), |set| parents.get(*set).copied());
+    chain.skip(1).take(parents.len()).cloned().collect()
 }
 
 /// One damaged or missing object.
@@ -71,7 +113,7 @@ pub async fn verify(
         let why = found.map_or_else(|error| error.to_string(), |_| "it is not what was written".to_owned());
         let damage = vec![Damage { object: "COMMIT".to_owned(), why }];
         let set = commit.set.clone();
-        return Ok(Verified { set, intact: false, opened: false, objects: 1, stored_bytes: 0, damage });
+        return Ok(Verified { set, intact: false, opened: false, objects: 1, stored_bytes: 0, damage, suspect: None });
     }
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let job = match objects_of(control, repository, commit, identity) {
@@ -82,7 +124,15 @@ pub async fn verify(
         Err(error) if error.exit == Exit::VerifyFailed => {
             let damage = vec![Damage { object: commit.naming().document("manifest.json"), why: error.chain() }];
             let set = commit.set.clone();
-            return Ok(Verified { set, intact: false, opened: false, objects: 1, stored_bytes: 0, damage });
+            return Ok(Verified {
+                set,
+                intact: false,
+                opened: false,
+                objects: 1,
+                stored_bytes: 0,
+                damage,
+                suspect: None,
+            });
         }
         Err(error) => return Err(error),
     };
@@ -110,6 +160,7 @@ pub async fn verify(
             objects: count,
             stored_bytes: commit.stored_bytes,
             damage,
+            suspect: None,
         }),
         Err(error) => Err(failed(what)(error)),
     }
@@ -158,6 +209,7 @@ async fn sample_in_run(
     for (name, repository) in &repositories.open {
         let catalogue = catalogue::read(control, repository, Some(&policy.name))?;
         sampled.damage.extend(catalogue.unreadable.iter().map(|unreadable| unreadable.error.chain()));
+        let mut damaged = BTreeSet::new();
         for commit in catalogue.sets.iter().filter(|commit| sample.takes(&commit.set, day)) {
             let verified = match verify(control, repository, commit, None, progress).await {
                 Ok(verified) => verified,
@@ -166,12 +218,15 @@ async fn sample_in_run(
                 Err(error) => return Err(error),
             };
             sampled.looked_at += 1;
+            damaged.extend((!verified.intact).then(|| commit.set.clone()));
             for damage in verified.damage {
                 sampled
                     .damage
                     .push(format!("{} in repository \"{name}\": {}: {}", commit.set, damage.object, damage.why));
             }
         }
+        let suspects = suspects(&catalogue.sets, &damaged);
+        sampled.damage.extend(suspects.iter().map(|(set, ancestor)| suspicion(set, name, ancestor)));
     }
     Ok(sampled)
 }
@@ -272,12 +327,40 @@ pub fn check_key(
 fn open_ends(stored: &dyn ReadAt, object: &Object, keys: &Keys) -> Result<(), PipelineError> {
     let inside = Unsealed::open(stored, keys)?;
     let plain_bytes = match object.content {
-        Content::Globals | Content::Database { .. } | Content::Volume(_) => SeekTable::read(&inside)?.plain_bytes(),
+        Content::Globals | Content::Database { .. } | Content::Volume(_) | Content::Blocks => {
+            SeekTable::read(&inside)?.plain_bytes()
+        }
         Content::Facts | Content::Recipe | Content::Instructions | Content::Details => inside.size(),
     };
     if plain_bytes == object.plain.bytes {
         Ok(())
     } else {
         Err(Corruption::PlainSize { expected: object.plain.bytes, found: plain_bytes }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup_set::example_manifest;
+
+    #[test]
+    fn what_builds_on_a_damaged_set_is_suspect() {
+        let id = |letter: char| format!("20261122T023000Z-volume-k3x9q{letter}").parse::<SetId>().expect("an id");
+        let manifest = example_manifest();
+        let sets: Vec<Commit> = [('a', None), ('b', Some('a')), ('c', Some('b')), ('d', None), ('e', Some('x'))]
+            .map(|(set, parent)| Commit {
+                set: id(set),
+                parent: parent.map(id),
+                ..Commit::to_manifest(&manifest, &manifest.to_bytes())
+            })
+            .into();
+        assert_eq!(ancestors(&sets, &id('c')), [id('b'), id('a')]);
+        // What is lost is as bad as what is damaged.
+        let lost = (id('e'), id('x'));
+        assert_eq!(suspects(&sets, &BTreeSet::new()), BTreeMap::from([lost.clone()]));
+        let expected = [(id('b'), id('a')), (id('c'), id('a')), lost.clone()];
+        assert_eq!(suspects(&sets, &BTreeSet::from([id('a')])), BTreeMap::from(expected));
+        assert_eq!(suspects(&sets, &BTreeSet::from([id('c'), id('d')])), BTreeMap::from([lost]));
     }
 }

@@ -18,6 +18,7 @@
 //! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`verify`],
 //! [`copy`] and [`check`] do the work.
 
+mod block_index;
 pub mod check;
 pub mod copy;
 mod destinations;
@@ -30,10 +31,12 @@ mod upgrade;
 pub mod verify;
 pub mod volume;
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backup_set::certificate::Check;
-use crate::backup_set::{Codec, CopyMode, Object, ServerProfile, StoredObject, Tablespace};
+use crate::backup_set::{Ancestor, Codec, CopyMode, Object, ServerProfile, SetId, StoredObject, Tablespace};
 use crate::cluster::{DatabaseName, PgMajor, RepoName, RoleName};
 use crate::encryption::{Keys, Recipients};
 use crate::exit::Exit;
@@ -204,6 +207,37 @@ pub struct VolumeJob {
     pub threads: usize,
     /// Whom it is sealed to; None: to nobody.
     pub recipients: Option<Recipients>,
+    /// What is to be noted of its blocks, so that a later copy needs to hold only what changed.
+    #[serde(default)]
+    pub blocks: Option<BlocksJob>,
+}
+
+/// What is to be noted of a copy's blocks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BlocksJob {
+    /// The set.
+    pub set: SetId,
+    /// The object that the index goes to.
+    pub object: String,
+    /// Bytes in a block, where there is no parent.
+    pub block_bytes: u32,
+    /// The copy whose blocks are not written again; None: all are written.
+    pub parent: Option<ParentJob>,
+}
+
+/// An earlier copy of the same volumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParentJob {
+    /// Its folder, as the worker reaches it.
+    pub place: FolderLocation,
+    /// Its index.
+    pub index: Object,
+    /// What opens it, where it is sealed.
+    pub keys: Option<Keys>,
+    /// It, and those that it needs.
+    pub ancestors: Vec<Ancestor>,
+    /// The object that what changed goes to, in place of the whole tar.
+    pub object: String,
 }
 
 /// Everything it needs to unpack a volume backup.
@@ -219,6 +253,26 @@ pub struct UnpackJob {
     pub threads: usize,
     /// What opens a sealed object.
     pub keys: Option<Keys>,
+    /// What it is put together from, where it is not the whole tar.
+    #[serde(default)]
+    pub chain: Option<ChainJob>,
+}
+
+impl UnpackJob {
+    fn threads(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.threads).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+/// The other objects that a tar is put together from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainJob {
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+    /// The block index, in the set's own folder.
+    pub index: Object,
+    /// The sets it needs, nearest first, each with its folder as the worker reaches it.
+    pub ancestors: Vec<(Ancestor, FolderLocation)>,
 }
 
 /// One repository that a set is written to.

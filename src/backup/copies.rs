@@ -91,6 +91,15 @@ impl Copies {
         self.unless_none()
     }
 
+    /// The repositories of the copies that are still good.
+    pub(super) fn repositories(&self) -> Vec<Repository> {
+        let open = self.0.iter().filter_map(|copy| match &copy.state {
+            State::Open(under) => Some(under.repository.clone()),
+            State::Committed | State::Failed(_) => None,
+        });
+        open.collect()
+    }
+
     /// The copy in `repository` has failed elsewhere.
     pub(super) fn fail(&mut self, repository: &RepoName, error: OperationError) {
         for copy in self.0.iter_mut().filter(|copy| copy.repository == *repository) {

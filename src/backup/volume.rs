@@ -6,6 +6,8 @@
 //! cold: the same, but another worker copies, between: stop the container ─▶ … ─▶ start it
 //! ```
 //!
+//! With `full_every` above 1, a copy holds only the blocks that changed since the one before ([`parent`]), until a full one is due.
+//!
 //! That a container is to be stopped is recorded before it is. It is started again as soon as the copy is through, well or not;
 //! where pglife dies meanwhile, by the next run or `pglife status`.
 
@@ -16,7 +18,7 @@ use serde::Serialize;
 
 use crate::backup_set::{
     Codec, Content, CopyMode, ImageReference, Kind, MANIFEST_VERSION, Manifest, Naming, Object, ServerProfile, SetId,
-    SetLocation,
+    SetLocation, block_index,
 };
 use crate::cluster::{ClusterName, Lineage, PgMajor, RepoName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, entropy, failed, start_worker};
@@ -31,9 +33,10 @@ use crate::postgres::hot_backup::HotBackup;
 use crate::provision;
 use crate::state::Thing;
 use crate::worker::session::{Session, SessionError};
-use crate::worker::{Destination, Event, Request, VolumeJob};
+use crate::worker::{BlocksJob, Destination, Event, ParentJob, Request, VolumeJob};
 
 use super::copies::Copies;
+use super::parent::{self, Full, Parent};
 use super::{Documents, Made, commit_copies, destinations, inspect, look, make_staging, rule_out, running_container};
 
 /// Codec threads: each has a frame of some MiB, and the worker must stay small on a large machine.
@@ -66,8 +69,23 @@ pub struct VolumePlan {
     pub threads: usize,
     /// Who will be able to open it; None: everybody.
     pub recipients: Option<Recipients>,
+    /// The block index, where later copies are to hold only what changed; None: there is none.
+    pub blocks: Option<BlocksPlan>,
     /// The server as it was found.
     pub server: ServerProfile,
+}
+
+/// What is to be noted of a copy's blocks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BlocksPlan {
+    /// The object of the index.
+    pub object: String,
+    /// Bytes in a block of a full copy.
+    pub block_bytes: u32,
+    /// The object of a copy that holds only what changed.
+    pub changes: String,
+    /// The copies that it builds on, nearest first; none: it is a full one.
+    pub ancestors: Vec<SetId>,
 }
 
 /// The cluster cannot be backed up so.
@@ -150,6 +168,13 @@ pub fn plan_volume(
         });
     }
     let naming = Naming::of_set(recipients.is_some());
+    let bytes = server.databases.iter().map(|database| database.bytes).sum();
+    let blocks = (policy.volume.full_every.get() > 1).then(|| BlocksPlan {
+        object: naming.blocks(),
+        block_bytes: block_index::block_bytes(bytes),
+        changes: naming.changes(),
+        ancestors: vec![],
+    });
     Ok(VolumePlan {
         cluster: policy.name.clone(),
         set,
@@ -163,13 +188,32 @@ pub fn plan_volume(
         rate_limit_bytes_per_second: policy.volume.rate_limit.map(Rate::bytes_per_second),
         threads: threads.clamp(1, MOST_THREADS),
         recipients,
+        blocks,
         server,
     })
 }
 
 impl VolumePlan {
+    /// Builds on `parent`, unless that is a copy of another server or there is none: then says why not.
+    fn build_on(&mut self, parent: Result<Parent, Full>) -> Option<Parent> {
+        let blocks = self.blocks.as_mut()?;
+        let full = match parent {
+            Ok(parent) if parent.lineage == self.lineage => {
+                blocks.ancestors = parent.ancestors.iter().map(|ancestor| ancestor.set.clone()).collect();
+                return Some(parent);
+            }
+            Ok(parent) => Full::OtherLineage(parent.ancestors[0].set.clone()),
+            Err(full) => full,
+        };
+        tracing::info!("a full copy is taken: {full}");
+        if full.is_trouble() {
+            self.warnings.push(format!("a full copy was taken, not only what changed: {full}"));
+        }
+        None
+    }
+
     /// The request for the worker.
-    pub fn job(&self, login: Login, destinations: Vec<Destination>) -> VolumeJob {
+    fn job(&self, login: Login, destinations: Vec<Destination>, parent: Option<&Parent>) -> VolumeJob {
         VolumeJob {
             mode: self.mode,
             login,
@@ -187,7 +231,36 @@ impl VolumePlan {
             rate_limit: self.rate_limit_bytes_per_second,
             threads: self.threads,
             recipients: self.recipients.clone(),
+            blocks: self.blocks.as_ref().map(|blocks| BlocksJob {
+                set: self.set.clone(),
+                object: blocks.object.clone(),
+                block_bytes: blocks.block_bytes,
+                parent: parent.map(|parent| ParentJob {
+                    place: parent.place.clone(),
+                    index: parent.index.clone(),
+                    keys: parent.keys.clone(),
+                    ancestors: parent.ancestors.clone(),
+                    object: blocks.changes.clone(),
+                }),
+            }),
         }
+    }
+
+    /// Whether these are the objects that the worker was asked for.
+    fn is_all(&self, objects: &[Object]) -> bool {
+        let (volume, index) = match (objects, &self.blocks) {
+            ([volume], None) => (volume, None),
+            ([volume, index], Some(blocks)) => (volume, Some((index, blocks))),
+            _ => return false,
+        };
+        let Content::Volume(copy) = &volume.content else { return false };
+        let name = match (&copy.incremental, &self.blocks) {
+            (Some(_), Some(blocks)) => &blocks.changes,
+            _ => &self.object,
+        };
+        let indexed =
+            |(index, blocks): (&Object, &BlocksPlan)| index.content == Content::Blocks && index.name == blocks.object;
+        volume.name == *name && index.is_none_or(indexed)
     }
 
     /// Size on disk of all databases: most of what will be copied; None where the server did not say.
@@ -260,16 +333,22 @@ pub(super) async fn in_run(
     progress(Tick::Step("looking at the server".to_owned()));
     let mut mounts = mount_volumes(policy, &container, &what)?;
     mounts.extend(make_staging(run, policy, copies, &what)?);
+    let parent = match policy.volume.full_every.get() {
+        1 => Err(Full::First),
+        _ => parent::find(control, policy, &copies.repositories()),
+    };
+    mounts.extend(parent.as_ref().ok().and_then(|parent| parent.mount.clone()));
     let cold = policy.volume.mode == CopyMode::Cold;
     // A worker in the network of a container that stops has none any more.
     let beside = if cold { vec![] } else { mounts.clone() };
     let (mut session, server) = inspect(control, run, policy, engine, &container, beside, &what).await?;
-    let prepared = plan(control, policy, server, &what).and_then(|planned| {
+    let prepared = plan(control, policy, server, &what).and_then(|mut planned| {
+        let parent = planned.build_on(parent);
         let location = SetLocation { cluster: policy.name.clone(), lineage: planned.lineage, id: planned.set.clone() };
         let destinations = destinations(run, policy, copies, &location)?;
-        Ok((planned, location, destinations, control.login(policy, &container)?.0))
+        Ok((planned, parent, location, destinations, control.login(policy, &container)?.0))
     });
-    let (planned, location, destinations, login) = match prepared {
+    let (planned, parent, location, destinations, login) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             close_worker(session).await;
@@ -280,10 +359,11 @@ pub(super) async fn in_run(
         close_worker(session).await;
         session = stop(control, run, policy, engine, &container, mounts, &what, progress).await?;
     }
-    progress(Tick::Step(format!("copying {}", planned.volumes.join(" "))));
+    let since = parent.as_ref().map(|parent| format!(" since {}", parent.ancestors[0].set)).unwrap_or_default();
+    progress(Tick::Step(format!("copying {}{since}", planned.volumes.join(" "))));
     let expected = planned.expected_bytes();
     let heard = Mutex::new((Vec::<Object>::new(), Vec::<String>::new(), Vec::<(RepoName, SessionError)>::new()));
-    let request = Request::Volume(Box::new(planned.job(login, destinations)));
+    let request = Request::Volume(Box::new(planned.job(login, destinations, parent.as_ref())));
     let done = session
         .request(&request, &control.cancel, |event| {
             let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -311,12 +391,9 @@ pub(super) async fn in_run(
     }
     let done = done.map_err(failed(&what))?;
     let (objects, mut warnings, lost) = heard.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match objects.as_slice() {
-        [only] if only.name == planned.object && matches!(only.content, Content::Volume(_)) => {}
-        _ => {
-            let why = "the worker's account of the volumes does not add up";
-            return Err(OperationError::new(Exit::Failed, format!("{what}: {why}")));
-        }
+    if !planned.is_all(&objects) {
+        let why = "the worker's account of the volumes does not add up";
+        return Err(OperationError::new(Exit::Failed, format!("{what}: {why}")));
     }
     rule_out(copies, lost);
 
@@ -440,7 +517,7 @@ mod tests {
             user: crate::cluster::RoleName::new("postgres").expect("a role"),
             password: None,
         };
-        let job = planned.job(login, vec![]);
+        let job = planned.job(login, vec![], None);
         assert_eq!(
             (job.object.as_str(), job.label.as_str()),
             ("volume.tar.zst", "pglife 20261122T023000Z-volume-k3x9qa")

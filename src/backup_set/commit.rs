@@ -13,9 +13,11 @@ use crate::encryption::Recipients;
 use super::manifest::{read_sealed, read_versioned, write_sealed};
 use super::{Digest, FormatError, Kind, Manifest, Measured, Naming, Object, SetId, SetLocation};
 
-/// The newest format of `COMMIT` this version reads, and the one it writes. 1 and 2, 2 of encrypted sets, had no digest of their
-/// own.
-pub const COMMIT_VERSION: u32 = 3;
+/// The newest format of `COMMIT` this version reads: that of incremental sets, of which an older reader would delete the parents.
+/// 1 and 2, 2 of encrypted sets, had no digest of their own.
+pub const COMMIT_VERSION: u32 = 4;
+/// The format of a set that needs no other.
+const ALONE_VERSION: u32 = 3;
 /// The newest format without a seal.
 const UNSEALED_VERSION: u32 = 2;
 
@@ -46,6 +48,9 @@ pub struct Commit {
     pub stored_bytes: u64,
     /// Number of warnings in the manifest.
     pub warnings: usize,
+    /// The set it cannot be restored without; None: it needs no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<SetId>,
     /// What can be known of an encrypted set without a key; None: the set is not encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
@@ -86,8 +91,9 @@ impl Commit {
             recipients,
             objects: manifest.objects.iter().map(StoredObject::from).collect(),
         });
+        let parent = manifest.ancestors().first().map(|parent| parent.set.clone());
         Self {
-            version: COMMIT_VERSION,
+            version: if parent.is_some() { COMMIT_VERSION } else { ALONE_VERSION },
             set: manifest.set.clone(),
             kind: manifest.kind,
             cluster: manifest.cluster.clone(),
@@ -99,6 +105,7 @@ impl Commit {
             plain_bytes: manifest.plain_bytes(),
             stored_bytes: manifest.stored_bytes(),
             warnings: manifest.warnings.len(),
+            parent,
             encryption,
         }
     }
@@ -202,7 +209,7 @@ mod tests {
         let old = Commit { version: UNSEALED_VERSION, ..Commit::to_manifest(&manifest, &manifest.to_bytes()) };
         let bytes = serde_json::to_vec_pretty(&old).expect("text keys");
         assert_eq!(Commit::from_bytes(&bytes).expect("a commit"), old);
-        let unsealed = Commit { version: COMMIT_VERSION, ..old };
+        let unsealed = Commit { version: ALONE_VERSION, ..old };
         let bytes = serde_json::to_vec_pretty(&unsealed).expect("text keys");
         assert!(matches!(Commit::from_bytes(&bytes), Err(FormatError::Malformed { .. })));
     }
@@ -215,7 +222,7 @@ mod tests {
         assert!(matches!(Commit::from_bytes(&commit.to_bytes()), Err(FormatError::Newer { .. })));
         assert!(matches!(
             Commit::from_bytes(b"{\"version\": 99}"),
-            Err(FormatError::Newer { found: 99, supported: 3, .. })
+            Err(FormatError::Newer { found: 99, supported: 4, .. })
         ));
     }
 

@@ -40,6 +40,16 @@ impl Naming {
         self.document("volume.tar.zst")
     }
 
+    /// The object with what changed in the volumes.
+    pub fn changes(self) -> String {
+        self.document("volume.changes.zst")
+    }
+
+    /// The object with the block index.
+    pub fn blocks(self) -> String {
+        self.document("volume.blocks.zst")
+    }
+
     /// An object whose plain name tells nothing of the content.
     pub fn document(self, name: &str) -> String {
         match self {

@@ -13,9 +13,9 @@ use super::layout::is_sealed;
 use super::{Digest, Kind, Naming, SetId};
 use crate::encryption::Recipients;
 
-/// The newest manifest format this version reads. 2 is that of volume sets, 3 that of dumps with facts: older readers would take
-/// either for damaged.
-pub const MANIFEST_VERSION: u32 = 3;
+/// The newest manifest format this version reads. 2 is that of volume sets, 3 that of dumps with facts, 4 that of volume sets with a
+/// block index: older readers would take them for damaged.
+pub const MANIFEST_VERSION: u32 = 4;
 
 /// How much there is of something, and its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub enum Content {
     },
     /// The volumes of the data container, as a tar.
     Volume(Box<VolumeCopy>),
+    /// What the volumes' tar is put together from, block by block: `volume.blocks.zst`.
+    Blocks,
     /// What the databases held when they were dumped: `facts.json`.
     Facts,
     /// How the containers were made: `recipe.json`.
@@ -105,6 +107,31 @@ pub struct VolumeCopy {
     pub entries: u64,
     /// Files in it that PostgreSQL's own `backup_manifest` lists.
     pub server_files: u64,
+    /// What is not in the object, because an earlier set has it; None: the object is the whole tar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
+}
+
+/// A tar that is put together from the objects of several sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incremental {
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+    /// The sets it needs beside its own: its parent, the parent's parent, up to the full one.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// An earlier set that an incremental one needs, with what the object must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// The set.
+    pub set: SetId,
+    /// The name of its object, inside its folder.
+    pub name: String,
+    /// The object as it lies in the repository.
+    pub stored: Measured,
+    /// The bytes before codec and encryption.
+    pub plain: Measured,
 }
 
 /// One object of a set.
@@ -383,6 +410,16 @@ impl Manifest {
             Content::Volume(copy) => Some((object, &**copy)),
             _ => None,
         })
+    }
+
+    /// The object with the block index, if there is one.
+    pub fn blocks(&self) -> Option<&Object> {
+        self.objects.iter().find(|object| object.content == Content::Blocks)
+    }
+
+    /// The sets it cannot be restored without: its parent first.
+    pub fn ancestors(&self) -> &[Ancestor] {
+        self.volume().and_then(|(_, copy)| copy.incremental.as_ref()).map_or(&[], |incremental| &incremental.ancestors)
     }
 
     /// Number of databases in it: in a copy of volumes, all that the server has but the empty template.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::DatabaseName;
 
-use super::{Content, CopyMode, ImageReference, Kind, Manifest, Object, VolumeCopy};
+use super::layout::is_sealed;
+use super::{Ancestor, Content, CopyMode, ImageReference, Kind, Manifest, Object, VolumeCopy};
 
 /// How the containers of a cluster were made, without anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,9 +75,38 @@ fn connection_string(database: &DatabaseName) -> String {
 
 /// What prints the content of `object`.
 fn reader(object: &Object) -> String {
-    let name = shell_word(&object.name);
-    if object.is_sealed() { format!("age -d -i \"$IDENTITY\" {name} | zstd -dc") } else { format!("zstd -dc {name}") }
+    reader_of(&object.name)
 }
+
+/// What prints the content of the object that is called `name`.
+fn reader_of(name: &str) -> String {
+    let file = shell_word(name);
+    if is_sealed(name) { format!("age -d -i \"$IDENTITY\" {file} | zstd -dc") } else { format!("zstd -dc {file}") }
+}
+
+/// Where the object of a set lies that this one builds on, seen from this one's folder.
+fn beside(ancestor: &Ancestor) -> String {
+    format!("../{}/{}", ancestor.set, ancestor.name)
+}
+
+/// Prints the tar that a block index describes, out of files that are called after their sources.
+const PUT_TOGETHER: &str = r#"open(my $index, '<', '/work/index') or die "index: $!";
+binmode(STDOUT);
+my %source;
+while (<$index>) {
+    s/,"path".*//s;
+    while (/\[(\d+),(\d+),(\d+)\]/g) {
+        my ($number, $offset, $rest) = ($1, $2, $3);
+        open($source{$number}, '<:raw', "/work/$number") or die "$number: $!" unless $source{$number};
+        seek($source{$number}, $offset, 0) or die "$number: $!";
+        while ($rest > 0) {
+            my $read = read($source{$number}, my $bytes, $rest < 1048576 ? $rest : 1048576);
+            die "source $number ends early" unless $read;
+            print $bytes or die "tar: $!";
+            $rest -= $read;
+        }
+    }
+}"#;
 
 /// Checks every object of the set, as far as they are known.
 fn check_block(manifest: &Manifest, line: &mut dyn FnMut(&str)) {
@@ -88,6 +118,9 @@ fn check_block(manifest: &Manifest, line: &mut dyn FnMut(&str)) {
         if object.content != Content::Instructions {
             line(&format!("{}  {}", object.stored.blake3, object.name));
         }
+    }
+    for ancestor in manifest.ancestors() {
+        line(&format!("{}  {}", ancestor.stored.blake3, beside(ancestor)));
     }
     line("SUMS");
     line("```\n");
@@ -315,15 +348,36 @@ fn volume_steps(manifest: &Manifest, object: &Object, copy: &VolumeCopy, line: &
     let mounts: Vec<String> = copy.volumes.iter().map(|volume| format!("-v {}:{volume}", name_of(volume))).collect();
     let mounts = mounts.join(" ");
     line("## Unpack the volumes\n");
-    line("Into new ones, with the owners and modes they had. The image is needed for its `tar` only.\n");
+    if copy.incremental.is_none() {
+        line("Into new ones, with the owners and modes they had. The image is needed for its `tar` only.\n");
+    } else {
+        line("Into new ones, with the owners and modes they had. The image is needed for its `perl` and its `tar`.");
+        line("This backup holds what changed; the rest lies in earlier ones, whose folders must be beside this one.\n");
+    }
     line("```sh");
     line(&format!("NAME=recovered-{}", manifest.cluster));
     line(&format!("IMAGE={}", shell_word(&manifest.image.name)));
     for volume in &copy.volumes {
         line(&format!("docker volume create {}", name_of(volume)));
     }
-    line(&format!("{} | docker run --rm -i --network none -u 0:0 {mounts} \\", reader(object)));
-    line("  --entrypoint tar \"$IMAGE\" -x -p --numeric-owner -C /");
+    if let (Some(incremental), Some(index)) = (&copy.incremental, manifest.blocks()) {
+        line("# What is needed lies here unpacked for a while: it takes as much room as the databases do, and more.");
+        line("WORK=$(mktemp -d)");
+        line(&format!("{} > \"$WORK/index\"", reader(index)));
+        line(&format!("{} > \"$WORK/0\"", reader(object)));
+        for (place, ancestor) in incremental.ancestors.iter().enumerate() {
+            line(&format!("{} > \"$WORK/{}\"", reader_of(&beside(ancestor)), place + 1));
+        }
+        line("cat > \"$WORK/tar.pl\" <<'PERL'");
+        line(PUT_TOGETHER);
+        line("PERL");
+        line(&format!("docker run --rm --network none -u 0:0 {mounts} -v \"$WORK\":/work:ro \\"));
+        line("  --entrypoint sh \"$IMAGE\" -c 'perl /work/tar.pl | tar -x -p --numeric-owner -C /'");
+        line("rm -r \"$WORK\"");
+    } else {
+        line(&format!("{} | docker run --rm -i --network none -u 0:0 {mounts} \\", reader(object)));
+        line("  --entrypoint tar \"$IMAGE\" -x -p --numeric-owner -C /");
+    }
     line("```\n");
     line("## Start the server\n");
     match copy.mode {

@@ -1,5 +1,7 @@
 //! `pglife backup`: take a backup now.
 
+use std::num::NonZeroU32;
+
 use clap::ValueEnum;
 use jiff::SignedDuration;
 use serde::Serialize;
@@ -26,10 +28,16 @@ pub(super) struct Args {
     /// The repository, instead of the policy's
     #[arg(long, value_name = "REPOSITORY")]
     repo: Option<RepoName>,
+    /// Copy only what changed in the volumes since the last copy, where the policy does not say so
+    #[arg(long)]
+    incremental: bool,
     /// Look at the server and tell what would be done
     #[arg(long)]
     dry_run: bool,
 }
+
+/// How many copies build on each other where it is asked for on the command line only.
+const FULL_EVERY: NonZeroU32 = NonZeroU32::new(7).expect("seven is not zero");
 
 /// The kinds of backup this version takes.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -86,6 +94,15 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     if args.mode.is_some() && !args.kind.kinds().contains(&backup_set::Kind::Volume) {
         let what = "--mode is about volumes, and a dump has none";
         return Err(OperationError::new(Exit::Usage, what).next("add --kind volume, or leave --mode out").into());
+    }
+    if args.incremental {
+        if !args.kind.kinds().contains(&backup_set::Kind::Volume) {
+            let what = "--incremental is about volumes, and a dump is always a full one";
+            return Err(OperationError::new(Exit::Usage, what).next("add --kind volume, or leave it out").into());
+        }
+        if policy.volume.full_every == NonZeroU32::MIN {
+            policy.volume.full_every = FULL_EVERY;
+        }
     }
     match args.mode {
         Some(Mode::Hot) => policy.volume.mode = CopyMode::Hot,

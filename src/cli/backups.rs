@@ -177,7 +177,7 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
     context.output.items("BackupList", &items, |wide| {
         let mut heads = vec!["CLUSTER", "BACKUP", "COMPLETED", "AGE", "DATABASES", "SIZE", "STORED", "TOOK"];
         if wide {
-            heads.extend(["REPOSITORIES", "LINEAGE", "WARNINGS", "ENCRYPTED", "PINNED", "PROVEN"]);
+            heads.extend(["REPOSITORIES", "LINEAGE", "WARNINGS", "ENCRYPTED", "PINNED", "PROVEN", "BUILDS ON"]);
         }
         let mut table = output::table(&heads);
         for Item { commit: set, repositories, pin, proven_at } in &items {
@@ -196,6 +196,7 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
                 row.push(if set.encryption.is_some() { "yes" } else { "no" }.to_owned());
                 row.push(pin.clone().unwrap_or_else(|| "-".to_owned()));
                 row.push(proven_at.map_or_else(|| "-".to_owned(), |at| human::age(at, now)));
+                row.push(set.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
             }
             table.add_row(row);
         }
@@ -227,6 +228,7 @@ fn show(
                 Content::Globals => "(roles and tablespaces)".to_owned(),
                 Content::Database { database, .. } => database.to_string(),
                 Content::Volume(copy) => format!("(volumes {})", copy.volumes.join(" ")),
+                Content::Blocks => "(block index)".to_owned(),
                 Content::Facts => "(facts)".to_owned(),
                 Content::Recipe | Content::Instructions | Content::Details => "-".to_owned(),
             };
@@ -264,6 +266,9 @@ fn note_manifest(manifest: &Manifest, folder: &storage::Place, context: &Context
         manifest.pglife,
         manifest.codec
     ));
+    for ancestor in manifest.ancestors() {
+        note(format!("builds on {}", ancestor.set));
+    }
     note(format!("folder    {folder}  (RECOVER.md there tells how to recover without pglife)"));
     if let Some(recipients) = &manifest.encryption {
         let names: Vec<&str> = recipients.all().map(Recipient::as_str).collect();
@@ -310,12 +315,18 @@ async fn verify(control: &ControlPlane, place: &Place, wish: &Wish<'_>, context:
             Some(selector) => Some(holdings.select(policy, selector)?.commit.set.clone()),
             None => None,
         };
+        // One that builds on others is as good as they are.
+        let chosen = chosen.map(|chosen| {
+            let commits = holdings.sets.iter().map(|held| &held.commit);
+            [verification::ancestors(commits, &chosen), vec![chosen]].concat()
+        });
         let wanted = |held: &&Held| {
             let set = &held.commit.set;
-            chosen.as_ref().is_none_or(|chosen| chosen == set)
+            chosen.as_ref().is_none_or(|chosen| chosen.contains(set))
                 && wish.sample.is_none_or(|sample| sample.takes(set, today))
         };
         let mut lost = BTreeSet::new();
+        let first = rows.len();
         for held in holdings.sets.iter().filter(wanted) {
             // Every copy is verified: one that is intact says nothing of another.
             for (name, repository) in repositories.open.iter().filter(|(name, _)| held.repositories.contains(name)) {
@@ -342,6 +353,17 @@ async fn verify(control: &ControlPlane, place: &Place, wish: &Wish<'_>, context:
                 rows.push(Row { cluster: &policy.name, repository: name.clone(), verified });
             }
         }
+        for (name, _) in &repositories.open {
+            let here = holdings.sets.iter().filter(|held| held.repositories.contains(name)).map(|held| &held.commit);
+            let rows = rows[first..].iter_mut().filter(|row: &&mut Row<'_>| row.repository == *name);
+            let verified: Vec<&mut Verified> = rows.map(|row| &mut row.verified).collect();
+            let damaged = verified.iter().filter(|one| !one.intact).map(|one| one.set.clone()).collect();
+            let suspects = verification::suspects(here, &damaged);
+            for one in verified {
+                one.suspect = suspects.get(&one.set).cloned();
+                broken.extend(one.suspect.iter().map(|ancestor| verification::suspicion(&one.set, name, ancestor)));
+            }
+        }
         for problem in holdings.problems {
             match problem.exit {
                 Exit::VerifyFailed => broken.push(problem.chain()),
@@ -355,6 +377,7 @@ async fn verify(control: &ControlPlane, place: &Place, wish: &Wish<'_>, context:
         let mut table = output::table(&["CLUSTER", "BACKUP", "REPOSITORY", "VERDICT", "OBJECTS", "READ"]);
         for row in &rows {
             let verdict = match (row.verified.intact, row.verified.opened) {
+                (true, _) if row.verified.suspect.is_some() => "SUSPECT".to_owned(),
                 (true, true) => "intact".to_owned(),
                 (true, false) => "intact outside".to_owned(),
                 (false, _) => format!("{} DAMAGED", row.verified.damage.len()),

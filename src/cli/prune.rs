@@ -115,6 +115,7 @@ fn item<'a>(repository: &'a RepoName, planned: &'a PlannedSet, outcome: Option<&
         Some(Outcome::Forbidden) => ("forbidden", None),
         Some(Outcome::PartlyForbidden(_)) => ("partly-forbidden", None),
         Some(Outcome::InUse) => ("in-use", None),
+        Some(Outcome::Needed) => ("needed", None),
         Some(Outcome::NotDeleted) => ("not-deleted", None),
     };
     Item {
@@ -160,6 +161,7 @@ pub(super) fn outcome_words(outcome: &Outcome) -> String {
         Outcome::Forbidden => "forbidden".to_owned(),
         Outcome::PartlyForbidden(keys) => format!("gone, but for {}", objects(keys.len())),
         Outcome::InUse => "in use".to_owned(),
+        Outcome::Needed => "needed".to_owned(),
         Outcome::NotDeleted => "not deleted".to_owned(),
     }
 }
@@ -211,6 +213,9 @@ fn note_outcomes(done: &[(&PrunePlan, Vec<Option<Outcome>>)], context: &Context)
                         "warning: {set} is no longer listed, but the repository \"{}\" locks parts of it until {until}; then: pglife repo gc {}",
                         plan.repository, plan.repository
                     ));
+                }
+                Some(Outcome::Needed) => {
+                    context.output.note(&format!("warning: {set} stays until one that builds on it is gone too"))
                 }
                 Some(Outcome::Forbidden) => {
                     exit = exit.max(Exit::Credentials);

@@ -238,7 +238,7 @@ async fn gc(
             let (word, words) = match outcome {
                 Outcome::Kept => ("found", "found".to_owned()),
                 Outcome::Deleted => ("removed", "removed".to_owned()),
-                Outcome::InUse | Outcome::NotDeleted => ("in-use", "in use".to_owned()),
+                Outcome::InUse | Outcome::Needed | Outcome::NotDeleted => ("in-use", "in use".to_owned()),
                 Outcome::Locked(_) | Outcome::PartlyLocked(_) => ("locked", outcome_words(&outcome)),
                 Outcome::Forbidden | Outcome::PartlyForbidden(_) => ("forbidden", outcome_words(&outcome)),
             };

@@ -28,7 +28,7 @@ pub(super) async fn check(
         run: run.id.clone(),
         cluster: prepared.policy.name.clone(),
         image_id: prepared.image.id.clone(),
-        mounts: source.mount().into_iter().chain(way_in).collect(),
+        mounts: source.mounts().into_iter().chain(way_in).collect(),
         network: WorkerNetwork::Of(container.id.clone()),
     };
     let (databases, is_volume) = match &prepared.plan {
@@ -39,7 +39,7 @@ pub(super) async fn check(
     let job = CheckJob {
         login,
         major,
-        place: source.place.clone(),
+        place: source.own.place.clone(),
         facts: prepared.manifest.facts().cloned(),
         keys: prepared.keys.clone(),
         databases,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::backup_set::{Kind, Manifest};
+use crate::backup_set::{Kind, Manifest, StoredObject};
 use crate::cluster::VolumeName;
 use crate::control::{
     ControlPlane, OperationError, Progress, Run, Tick, catalogue, close_worker, failed, start_worker,
@@ -10,9 +10,9 @@ use crate::control::{
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::policy::{Layout, Policy};
-use crate::restore::{Prepared, Source};
+use crate::restore::{Prepared, Reach, Source};
 use crate::state::Thing;
-use crate::storage::{FolderLocation, Location};
+use crate::storage::{FolderLocation, Key, Location};
 use crate::worker::{CopyJob, Event, Request, SET_FOLDER};
 
 /// Settings of the cluster that a restore may need, or that decide how long it takes.
@@ -53,8 +53,9 @@ pub(super) async fn fetch(
     what: &str,
     progress: Progress<'_>,
 ) -> Result<Source, OperationError> {
-    let source = Source::in_place(&prepared.repository, &prepared.commit);
-    if source.mounted.is_some() {
+    let ancestors = prepared.manifest.ancestors();
+    let source = Source::in_place(&prepared.repository, &prepared.commit, ancestors);
+    if source.own.mount.is_some() {
         return Ok(source);
     }
     progress(Tick::Step("fetching the backup".to_owned()));
@@ -74,20 +75,41 @@ pub(super) async fn fetch(
         mounts: vec![WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: true }],
         network: WorkerNetwork::Named(network.unwrap_or_else(|| "bridge".to_owned())),
     };
-    let inside = || FolderLocation { location: Location::Local { folder: SET_FOLDER.into() }, folder: None };
-    let objects = catalogue::stored_objects(&prepared.repository, &prepared.commit)?;
+    let inside = |folder: Option<String>| FolderLocation {
+        location: Location::Local { folder: SET_FOLDER.into() },
+        folder: folder.map(|name| Key::new(name).expect("a key")),
+    };
+    let mut jobs = vec![CopyJob {
+        from: source.own.place,
+        to: inside(None),
+        objects: catalogue::stored_objects(&prepared.repository, &prepared.commit)?,
+    }];
+    for (place, (ancestor, reach)) in ancestors.iter().zip(source.ancestors).enumerate() {
+        let objects = vec![StoredObject { name: ancestor.name.clone(), stored: ancestor.stored }];
+        jobs.push(CopyJob { from: reach.place, to: inside(Some(format!("needed-{}", place + 1))), objects });
+    }
+    let places: Vec<FolderLocation> = jobs.iter().map(|job| job.to.clone()).collect();
     let mut session = start_worker(&prepared.engine, &worker).await.map_err(failed(what))?;
-    let request = Request::Copy(CopyJob { from: source.place, to: inside(), objects });
-    let done = session
-        .request(&request, &control.cancel, |event| {
-            if let Event::Progress { plain_bytes, stored_bytes } = event {
-                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
-            }
-        })
-        .await;
+    let mut done = Ok(());
+    for job in jobs {
+        let copied = session
+            .request(&Request::Copy(job), &control.cancel, |event| {
+                if let Event::Progress { plain_bytes, stored_bytes } = event {
+                    progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
+                }
+            })
+            .await;
+        done = done.and(copied.map(drop));
+        if done.is_err() {
+            break;
+        }
+    }
     close_worker(session).await;
     done.map_err(failed(what))?;
-    Ok(Source { place: inside(), mounted: Some(volume.to_string()) })
+    let mut reaches = places.into_iter().map(|place| Reach { place, mount: None });
+    let mount = WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: false };
+    let own = reaches.next().map(|own| Reach { mount: Some(mount), ..own }).expect("the set's own is the first");
+    Ok(Source { own, ancestors: reaches.collect() })
 }
 
 /// The volume with the backup, where that lies in a bucket.

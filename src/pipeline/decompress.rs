@@ -120,7 +120,7 @@ fn unpack_all(
     Ok(plain.finish())
 }
 
-fn unpack(
+pub(super) fn unpack(
     decompressor: &mut Decompressor<'_>,
     frame: &Frame,
     input: &[u8],
@@ -137,7 +137,7 @@ fn unpack(
     }
 }
 
-fn damaged(frame: &Frame, fault: FrameFault) -> PipelineError {
+pub(super) fn damaged(frame: &Frame, fault: FrameFault) -> PipelineError {
     Corruption::Frame { frame: frame.index, offset: frame.offset, fault }.into()
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::schedule::{self, Schedule, Zone};
 use super::{
-    Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, Layout, Login, Managed, Policy,
-    Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention, upgrade,
+    Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, LONGEST_CHAIN, Layout, Login, Managed,
+    Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention, upgrade,
 };
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
@@ -304,6 +304,11 @@ impl Reader<'_> {
                 .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
                 .unwrap_or_default(),
             rate_limit: table.get("rate_limit").and_then(|entry| entry.parse(rate::HELP)),
+            full_every: table
+                .get("full_every")
+                .and_then(|entry| entry.integer(1..=LONGEST_CHAIN))
+                .and_then(NonZeroU32::new)
+                .unwrap_or(NonZeroU32::MIN),
         }
     }
 

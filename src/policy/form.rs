@@ -170,6 +170,10 @@ pub struct VolumeSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+[kMG]B/s$"))]
     pub rate_limit: Option<String>,
+    /// One in how many holds everything; the others hold what changed since the one before. Default: 1, all do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31))]
+    pub full_every: Option<u32>,
     /// How: `hot`, while the server runs; `cold`, while it is stopped. Default: `hot`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(hot|cold)$"))]
@@ -394,6 +398,7 @@ impl From<&VolumePolicy> for VolumeSection {
             volumes: Some(volume.volumes.iter().map(|volume| volume.path().to_owned()).collect()),
             codec: Some(volume.codec.to_string()),
             rate_limit: volume.rate_limit.map(|rate| rate.to_string()),
+            full_every: Some(volume.full_every.get()),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! * A set whose completion lies ahead of the clock stays, and takes no other set's place: one of the two is wrong.
 //! * A lineage is judged as if it were alone, until a later lineage has a proven set and `keep_old` has passed since the last
 //!   set before it. From then on the earlier one ages by the calendar along with its successors; its own last ones stay.
+//! * A set stays as long as one that stays builds on it.
 //! * What is kept now is kept by the same call on what is left: pruning twice is pruning once.
 //!
 //! A calendar rule counts the days, weeks, months or years *that have a backup*, on the clock of the policy's zone. It asks
@@ -81,12 +82,21 @@ pub struct SetFacts {
     pub proven: bool,
     /// Whether somebody wants it to stay.
     pub pin: Pinning,
+    /// The set it cannot be restored without, if there is one.
+    pub parent: Option<SetId>,
 }
 
 impl SetFacts {
     /// What is known of a committed set.
     pub fn of(commit: &Commit, pin: Pinning, proven: bool) -> Self {
-        Self { id: commit.set.clone(), lineage: commit.lineage, completed_at: commit.completed_at, proven, pin }
+        Self {
+            id: commit.set.clone(),
+            lineage: commit.lineage,
+            completed_at: commit.completed_at,
+            proven,
+            pin,
+            parent: commit.parent.clone(),
+        }
     }
 
     /// What it holds.
@@ -189,6 +199,8 @@ pub enum Reason {
     },
     /// Its completion lies ahead of the clock.
     AheadOfClock,
+    /// A set that stays cannot be restored without it.
+    NeededBy(SetId),
 }
 
 impl Reason {
@@ -205,6 +217,7 @@ impl Reason {
             Self::NewestProven => "newest-proven",
             Self::BeforeUpgrade { .. } => "before-upgrade",
             Self::AheadOfClock => "ahead-of-clock",
+            Self::NeededBy(_) => "needed",
         }
     }
 }
@@ -222,6 +235,7 @@ impl fmt::Display for Reason {
             Self::BeforeUpgrade { to, until: None } => write!(out, "last before {to}, of which no backup is proven"),
             Self::BeforeUpgrade { to, until: Some(until) } => write!(out, "last before {to}, until {until}"),
             Self::AheadOfClock => out.write_str("completed ahead of the clock"),
+            Self::NeededBy(set) => write!(out, "{set} builds on it"),
         }
     }
 }
@@ -345,6 +359,7 @@ pub fn decide<'s>(sets: &'s [SetFacts], terms: &Terms<'_>, now: Timestamp) -> Ve
         }
     }
 
+    keep_parents(&ordered, &mut reasons);
     let mut staying: BTreeMap<(Lineage, Kind), usize> = BTreeMap::new();
     let mut decisions: Vec<Decision<'_>> = ordered
         .into_iter()
@@ -363,6 +378,22 @@ pub fn decide<'s>(sets: &'s [SetFacts], terms: &Terms<'_>, now: Timestamp) -> Ve
         .collect();
     decisions.reverse();
     decisions
+}
+
+/// What stays keeps what it builds on, whatever their order: a clock may have gone back between them.
+fn keep_parents(sets: &[&SetFacts], reasons: &mut [Vec<Reason>]) {
+    let places: BTreeMap<&SetId, usize> = sets.iter().enumerate().map(|(at, set)| (&set.id, at)).collect();
+    let mut staying: Vec<usize> = (0..sets.len()).filter(|&at| !reasons[at].is_empty()).collect();
+    while let Some(child) = staying.pop() {
+        let Some(&parent) = sets[child].parent.as_ref().and_then(|parent| places.get(parent)) else { continue };
+        let needed = Reason::NeededBy(sets[child].id.clone());
+        if reasons[parent].is_empty() {
+            staying.push(parent);
+        }
+        if !reasons[parent].contains(&needed) {
+            reasons[parent].push(needed);
+        }
+    }
 }
 
 /// The reasons that look at no other set.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::backup_set::{Kind, Manifest, Object, SetId};
+use crate::backup_set::{Ancestor, Kind, Manifest, Object, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
@@ -11,8 +11,7 @@ use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::provision::{self, ClusterPlan};
-use crate::storage::FolderLocation;
-use crate::worker::{Event, Request, UnpackJob};
+use crate::worker::{ChainJob, Event, Request, UnpackJob};
 
 use super::plan::{PlanError, Wanted};
 use super::{Source, damaged_set};
@@ -30,6 +29,8 @@ pub struct VolumeRestorePlan {
     pub system_identifier: u64,
     /// The object.
     pub object: Object,
+    /// What it is put together from, where the object does not hold all of it.
+    pub chain: Option<Chain>,
     /// The volumes in it.
     pub volumes: Vec<String>,
     /// The databases that come with them.
@@ -38,6 +39,17 @@ pub struct VolumeRestorePlan {
     pub threads: usize,
     /// What the operator should read.
     pub warnings: Vec<String>,
+}
+
+/// What the tar of an incremental set is put together from, beside the set's own object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Chain {
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+    /// The block index.
+    pub index: Object,
+    /// The sets it builds on, nearest first.
+    pub ancestors: Vec<Ancestor>,
 }
 
 /// Plans the restore of the volumes that `manifest` describes into a cluster of `major`.
@@ -58,6 +70,14 @@ pub fn plan_volume_restore(
         return Err(PlanError::OtherMajor { set: manifest.set.clone(), from, to: major });
     }
     let (object, copy) = manifest.volume().ok_or(PlanError::NoVolumes)?;
+    let chain = match &copy.incremental {
+        None => None,
+        Some(incremental) => Some(Chain {
+            tar_bytes: incremental.tar_bytes,
+            index: manifest.blocks().ok_or(PlanError::NoVolumes)?.clone(),
+            ancestors: incremental.ancestors.clone(),
+        }),
+    };
     let mut warnings = Vec::new();
     if manifest.server.settings.get("archive_mode").is_some_and(|mode| mode != "off") {
         warnings.push(
@@ -70,6 +90,7 @@ pub fn plan_volume_restore(
         major,
         system_identifier: manifest.server.system_identifier,
         object: object.clone(),
+        chain,
         volumes: copy.volumes.clone(),
         databases: manifest
             .server
@@ -84,8 +105,25 @@ pub fn plan_volume_restore(
 }
 
 impl VolumeRestorePlan {
-    fn job(&self, place: FolderLocation, keys: Option<Keys>) -> UnpackJob {
-        UnpackJob { place, object: self.object.clone(), volumes: self.volumes.clone(), threads: self.threads, keys }
+    /// Bytes of the tar.
+    fn tar_bytes(&self) -> u64 {
+        self.chain.as_ref().map_or(self.object.plain.bytes, |chain| chain.tar_bytes)
+    }
+
+    fn job(&self, source: &Source, keys: Option<Keys>) -> UnpackJob {
+        let places = source.ancestors.iter().map(|reach| reach.place.clone());
+        UnpackJob {
+            place: source.own.place.clone(),
+            object: self.object.clone(),
+            volumes: self.volumes.clone(),
+            threads: self.threads,
+            keys,
+            chain: self.chain.as_ref().map(|chain| ChainJob {
+                tar_bytes: chain.tar_bytes,
+                index: chain.index.clone(),
+                ancestors: chain.ancestors.iter().cloned().zip(places).collect(),
+            }),
+        }
     }
 }
 
@@ -144,19 +182,19 @@ async fn unpack(scene: &Scene<'_>, plan: &VolumeRestorePlan, keys: Option<Keys>)
     };
     let mut mounts: Vec<WorkerMount> =
         cluster.volumes().map(|(volume, destination)| mount(volume.to_string(), destination, true)).collect();
-    let network = match source.mount() {
-        Some(mounted) => {
-            mounts.push(mounted);
-            WorkerNetwork::Nothing
-        }
+    let reached = source.mounts();
+    let network = if reached.is_empty() {
         // Docker's own bridge, or where the server will be.
-        None => WorkerNetwork::Named(cluster.network.clone().unwrap_or_else(|| "bridge".to_owned())),
+        WorkerNetwork::Named(cluster.network.clone().unwrap_or_else(|| "bridge".to_owned()))
+    } else {
+        WorkerNetwork::Nothing
     };
+    mounts.extend(reached);
     let worker =
         WorkerPlan { run: run.id.clone(), cluster: policy.name.clone(), image_id: image.id.clone(), mounts, network };
     let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
-    let expected = Some(plan.object.plain.bytes);
-    let request = Request::Unpack(Box::new(plan.job(source.place.clone(), keys)));
+    let expected = Some(plan.tar_bytes());
+    let request = Request::Unpack(Box::new(plan.job(source, keys)));
     let done = session
         .request(&request, &control.cancel, |event| {
             if let Event::Progress { plain_bytes, stored_bytes } = event {

@@ -137,7 +137,7 @@ async fn restore_into(
         target,
         image,
         policy,
-        &restore::Source::in_place(repository, &commit),
+        &restore::Source::in_place(repository, &commit, &[]),
         &commit,
         &plan,
         keys,

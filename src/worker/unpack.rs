@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! object ─▶ decompress (N threads, checked) ─▶ tar ─▶ files      a thread of its own
+//!   or the objects of a chain ─▶ assemble ─▶ tar ─▶ files
 //! ```
 //! A name that would lead out of the volumes is refused. The digests are known at the end, so until the verdict what lies there is
 //! worthless: nobody may start a server on it.
 
+mod chain;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write as _};
-use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::handover::{Taker, handover};
 use crate::pipeline::{PipelineError, Sealed, decompress};
+use crate::storage::Folder;
 
 use super::process::Line;
 use super::{Failure, Trouble, UnpackJob, keys_for, pipeline_failure, storage_failure};
@@ -29,33 +32,62 @@ const BLOCK: usize = 256 << 10;
 /// Does the job.
 pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
     let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
-    let name = &job.object.name;
-    let object = folder.open(name).map_err(|error| storage_failure(&format!("cannot read {name}"), &error))?;
-    let keys = keys_for(&job.object, job.keys.as_ref())?;
-    let expect = Sealed { plain: job.object.plain, stored: job.object.stored };
-    let threads = NonZeroUsize::new(job.threads).unwrap_or(NonZeroUsize::MIN);
     let (mut giver, taker) = handover();
     let (read, unpacked) = std::thread::scope(|scope| {
         let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes));
-        let read = decompress(&*object, Some(&expect), keys, &mut giver, threads, &line.meter, &line.stop);
-        let read =
-            read.and_then(|_| giver.finish().map_err(|_| PipelineError::SinkClosed { written: expect.plain.bytes }));
+        let read = match &job.chain {
+            None => read_whole(job, &folder, &mut giver, line),
+            Some(chain) => chain::read(job, chain, &folder, &mut giver, line),
+        };
+        let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
         (read, unpacking.join())
     });
     let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
     match (read, unpacked) {
         (Ok(()), Ok(())) => {}
         // Nobody took what was read: the other side knows why.
-        (Ok(()) | Err(PipelineError::SinkClosed { .. } | PipelineError::Sink { .. }), Err(failure)) => {
-            return Err(failure);
-        }
-        (Err(error), _) => return Err(pipeline_failure(&format!("reading {name}"), &error)),
+        (Ok(()) | Err(Unread::Abandoned), Err(failure)) | (Err(Unread::Failed(failure)), _) => return Err(failure),
+        (Err(Unread::Abandoned), Ok(())) => return Err(Failure::new(Trouble::Other, "unpacking ended early")),
     }
     for volume in &job.volumes {
         let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
         synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))?;
     }
     Ok(vec![])
+}
+
+/// Why a tar was not read to its end.
+enum Unread {
+    /// Nobody took it.
+    Abandoned,
+    /// It cannot be read.
+    Failed(Failure),
+}
+
+impl Unread {
+    fn of(what: &str, error: &PipelineError) -> Self {
+        match error {
+            PipelineError::SinkClosed { .. } | PipelineError::Sink { .. } => Self::Abandoned,
+            error => Self::Failed(pipeline_failure(what, error)),
+        }
+    }
+}
+
+impl From<Failure> for Unread {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Reads a tar that is one object.
+fn read_whole(job: &UnpackJob, folder: &Folder, sink: &mut dyn io::Write, line: &Line) -> Result<(), Unread> {
+    let name = &job.object.name;
+    let object = folder.open(name).map_err(|error| storage_failure(&format!("cannot read {name}"), &error))?;
+    let keys = keys_for(&job.object, job.keys.as_ref())?;
+    let expect = Sealed { plain: job.object.plain, stored: job.object.stored };
+    decompress(&*object, Some(&expect), keys, sink, job.threads(), &line.meter, &line.stop)
+        .map(drop)
+        .map_err(|error| Unread::of(&format!("reading {name}"), &error))
 }
 
 /// A taker that waits, until it should stop.

@@ -84,7 +84,7 @@ fn check(folder: &Folder, object: &Object, job: &VerifyJob, line: &Line) -> Resu
                 }
             }
         }
-        Content::Globals | Content::Database { .. } | Content::Volume(_) => {
+        Content::Globals | Content::Database { .. } | Content::Volume(_) | Content::Blocks => {
             let opened = folder.open(&object.name).map_err(|error| storage_failure("it cannot be read", &error))?;
             let expect = Sealed { plain: object.plain, stored: object.stored };
             let (mut nowhere, one) = (std::io::sink(), NonZeroUsize::MIN);

@@ -14,9 +14,12 @@
 //! * The WAL from start to stop is in the tar, so the directory that is unpacked reaches consistency by itself, without an archive.
 //! * A cold copy is made the same way of a server that is shut down: without session and label, and with the WAL of its last
 //!   checkpoint only ([`cold`]).
+//! * Where later copies are to hold only what changed, a block index says what is in this one; and of this one, only what changed is
+//!   written ([`blocks`]).
 //! * An object counts only when the copy, the stop call and the codec agree that it is whole, and its end reads back.
 
 mod archive;
+mod blocks;
 mod cold;
 mod copier;
 mod pace;
@@ -32,7 +35,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::backup_set::{Content, CopyMode, Object, VolumeCopy};
+use crate::backup_set::{Content, CopyMode, Incremental, Object, VolumeCopy};
 use crate::encryption::{Keys, Recipients};
 use crate::pipeline::frames::{FrameBytes, SeekTable};
 use crate::pipeline::handover::{Giver, handover};
@@ -44,9 +47,10 @@ use crate::storage::Folder;
 
 use super::destinations::Destinations;
 use super::process::{Line, connect_somewhere};
-use super::{Event, Failure, Trouble, VolumeJob, pipeline_failure, storage_failure};
+use super::{Event, Failure, ParentJob, Trouble, VolumeJob, pipeline_failure, storage_failure};
 
 use archive::Owner;
+use blocks::{Blocks, Parent};
 use copier::{Copier, CopyError};
 use selection::Selection;
 use server_manifest::ServerManifest;
@@ -59,7 +63,9 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     let begun = Instant::now();
     let destinations = Destinations::open(&job.destinations, line)?;
     let sealing = job.recipients.as_ref().map(Recipients::with_reader);
-    let mut upload = destinations.begin(&job.object)?;
+    let (blocks, parent) = begin_blocks(job, line)?;
+    let object = parent.map_or(&job.object, |parent| &parent.object);
+    let mut upload = destinations.begin(object)?;
     let compression = Compression {
         codec: job.codec,
         threads: NonZeroUsize::new(job.threads).unwrap_or(NonZeroUsize::MIN),
@@ -70,8 +76,8 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     let (giver, mut taker) = handover();
     let (copied, streamed) = std::thread::scope(|scope| {
         let copying = scope.spawn(|| match job.mode {
-            CopyMode::Hot => copy(job, giver, runtime, &stop),
-            CopyMode::Cold => cold::copy(job, giver, &stop),
+            CopyMode::Hot => copy(job, blocks, giver, runtime, &stop),
+            CopyMode::Cold => cold::copy(job, blocks, giver, &stop),
         });
         let recipients = sealing.as_ref().map(|(recipients, _)| recipients);
         let streamed = compress(&mut taker, &mut upload, compression, recipients, &line.meter, &stop);
@@ -85,26 +91,64 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     if line.stop.is_cancelled() {
         return Err(Failure::new(Trouble::Cancelled, "cancelled"));
     }
-    let writing = |error: &PipelineError| pipeline_failure(&format!("writing {}", job.object), error);
-    let (copy, sealed) = match (copied, streamed) {
-        (Ok(copy), Ok(sealed)) => (copy, sealed),
+    let writing = |name: &str, error: &PipelineError| pipeline_failure(&format!("writing {name}"), error);
+    let (Copied { mut copy, blocks }, sealed) = match (copied, streamed) {
+        (Ok(copied), Ok(sealed)) => (copied, sealed),
         // The first one is the cause; the other was stopped by it.
         (Err(CopyError::Failed(failure)), _) if failure.trouble != Trouble::Cancelled => return Err(failure),
-        (_, Err(error)) => return Err(writing(&error)),
+        (_, Err(error)) => return Err(writing(object, &error)),
         (Err(CopyError::Failed(failure)), Ok(_)) => return Err(failure),
         (Err(CopyError::Gone), Ok(_)) => return Err(Failure::new(Trouble::Other, "the copy ended early")),
     };
     upload.commit()?;
     let keys = sealing.as_ref().map(|(_, keys)| keys);
-    destinations.each(|folder| check(folder, &job.object, &sealed, keys))?;
-    line.tell(&Event::Object(Object {
-        name: job.object.clone(),
-        content: Content::Volume(Box::new(copy)),
-        stored: sealed.stored,
-        plain: sealed.plain,
-        seconds: begun.elapsed().as_secs_f64(),
-    }));
+    destinations.each(|folder| check(folder, object, &sealed, keys))?;
+    let copied_in = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut index = None;
+    if let (Some(blocks), Some(wanted)) = (blocks, &job.blocks) {
+        let (text, tar_bytes) = blocks.finish();
+        copy.incremental = parent.map(|parent| Incremental { tar_bytes, ancestors: parent.ancestors.clone() });
+        let mut upload = destinations.begin(&wanted.object)?;
+        let recipients = sealing.as_ref().map(|(recipients, _)| recipients);
+        let sealed = compress(&mut &text[..], &mut upload, compression, recipients, &line.meter, &line.stop)
+            .map_err(|error| writing(&wanted.object, &error))?;
+        upload.commit()?;
+        destinations.each(|folder| check(folder, &wanted.object, &sealed, keys))?;
+        index = Some((&wanted.object, sealed));
+    }
+    let tell = |name: &str, content, Sealed { stored, plain }, seconds| {
+        line.tell(&Event::Object(Object { name: name.to_owned(), content, stored, plain, seconds }));
+    };
+    tell(object, Content::Volume(Box::new(copy)), sealed, copied_in);
+    if let Some((name, sealed)) = index {
+        tell(name, Content::Blocks, sealed, begun.elapsed().as_secs_f64());
+    }
     Ok(vec![])
+}
+
+/// A tar that was written.
+struct Copied {
+    copy: VolumeCopy,
+    blocks: Option<Blocks>,
+}
+
+/// What is known of blocks before the copy, and whose they are. A parent whose index cannot be used costs a full copy, no more.
+fn begin_blocks<'j>(job: &'j VolumeJob, line: &Line) -> Result<(Option<Blocks>, Option<&'j ParentJob>), Failure> {
+    let Some(wanted) = &job.blocks else { return Ok((None, None)) };
+    let begin = |parent| Some(Blocks::begin(wanted.set.clone(), wanted.block_bytes, parent));
+    let Some(parent) = &wanted.parent else { return Ok((begin(None), None)) };
+    match Parent::read(parent, &line.stop) {
+        Ok(known) => Ok((begin(Some(known)), Some(parent))),
+        Err(failure) if failure.trouble == Trouble::Cancelled => Err(failure),
+        Err(failure) => {
+            let set = parent.ancestors.first().map(|parent| parent.set.to_string()).unwrap_or_default();
+            let why = failure.message;
+            let message = format!("a full copy was taken: which blocks changed since {set} cannot be told: {why}");
+            line.tell(&Event::Log { warning: true, message });
+            Ok((begin(None), None))
+        }
+    }
 }
 
 /// Reads the end of the object back: where its frames are, and that they are all there.
@@ -138,10 +182,11 @@ fn wait<T>(
 /// What the copying thread does.
 fn copy(
     job: &VolumeJob,
+    blocks: Option<Blocks>,
     out: Giver,
     runtime: &tokio::runtime::Handle,
     stop: &CancellationToken,
-) -> Result<VolumeCopy, CopyError> {
+) -> Result<Copied, CopyError> {
     let pgdata = PathBuf::from(&job.pgdata);
     let owner = Owner::from(&fs::metadata(&pgdata).map_err(|error| {
         Failure::from_error(Trouble::Request, &format!("the data directory {} cannot be read", job.pgdata), &error)
@@ -158,7 +203,7 @@ fn copy(
     let selection =
         Selection { mode: job.mode, tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone() };
     let manifest = ServerManifest::new(job.major, job.system_identifier);
-    let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, stop);
+    let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
     let server = Arc::new(server);
     while_it_lasts(&server, runtime, stop, || {
         for volume in &job.volumes {
@@ -199,8 +244,8 @@ fn copy(
         copier.made(&pgdata.join("backup_manifest"), file, &bytes)?;
     }
     let Stopped { stop, backup_label, .. } = stopped;
-    let entries = copier.finish()?;
-    Ok(VolumeCopy {
+    let (entries, blocks) = copier.finish()?;
+    let copy = VolumeCopy {
         volumes: job.volumes.clone(),
         pgdata: job.pgdata.clone(),
         mode: CopyMode::Hot,
@@ -212,7 +257,9 @@ fn copy(
         backup_label,
         entries,
         server_files: files,
-    })
+        incremental: None,
+    };
+    Ok(Copied { copy, blocks })
 }
 
 /// Copies with `work`; ends it as soon as `server` is in backup mode no more: nothing of what it copies could be used.

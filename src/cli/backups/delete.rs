@@ -77,7 +77,7 @@ pub(super) async fn run(
             };
             Err(failure)
         }
-        Outcome::Locked(_) | Outcome::PartlyLocked(_) | Outcome::Kept | Outcome::NotDeleted => {
+        Outcome::Locked(_) | Outcome::PartlyLocked(_) | Outcome::Kept | Outcome::Needed | Outcome::NotDeleted => {
             context.output.note(&format!(
                 "warning: backup {} in repository \"{name}\": {}; the repository forbids more before that date",
                 commit.set,

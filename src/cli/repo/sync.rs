@@ -48,8 +48,17 @@ pub(super) async fn run(
         let holdings = repositories.holdings(control, policy)?;
         let keeps = kept(policy, &holdings, now);
         for (to, _) in repositories.open.iter().filter(|(name, _)| only.is_none_or(|only| only == name)) {
+            let mut lacking = BTreeSet::new();
             for missing in sync::plan(&holdings.sets, to, &keeps) {
                 let first = missing.from[0].clone();
+                if let Some(parent) = missing.commit.parent.as_ref().filter(|parent| lacking.contains(*parent)) {
+                    let set = missing.commit.set.clone();
+                    let what = format!("{set} was not copied to \"{to}\": it builds on {parent}, which was not copied");
+                    problems.push(OperationError::new(Exit::VerifyFailed, what));
+                    lacking.insert(set);
+                    rows.push(row(missing, first, "failed"));
+                    continue;
+                }
                 if dry_run {
                     rows.push(row(missing, first, "missing"));
                     continue;
@@ -63,6 +72,7 @@ pub(super) async fn run(
                         rows.push(row(missing, copied.from, "copied"));
                     }
                     Err(error) => {
+                        lacking.insert(missing.commit.set.clone());
                         rows.push(row(missing, first, "failed"));
                         if control.cancel.is_cancelled() {
                             reporter.finish();

@@ -33,7 +33,7 @@ fn pin(set: &SetId, until: Option<Timestamp>) -> Pinning {
 /// The `number`th set of a history. Ids are in no order: names must not matter.
 fn set(number: u32, lineage: Lineage, kind: Kind, completed_at: Timestamp) -> SetFacts {
     let id = SetId::new(Timestamp::UNIX_EPOCH, kind, number.wrapping_mul(0x2545_F491));
-    SetFacts { id, lineage, completed_at, proven: false, pin: Pinning::Absent }
+    SetFacts { id, lineage, completed_at, proven: false, pin: Pinning::Absent, parent: None }
 }
 
 fn dumps(times: &[&str]) -> Vec<SetFacts> {
@@ -271,6 +271,7 @@ mod model {
 
 /// One thing that happens to a cluster.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that may be so")]
 struct Event {
     /// Since the event before, on the clock that the tool sees; it may jump back.
     seconds: i64,
@@ -282,6 +283,8 @@ struct Event {
     proven: bool,
     /// Pinned for so many days; 0 is without end.
     pinned: Option<i64>,
+    /// A copy of volumes builds on the one before.
+    incremental: bool,
 }
 
 fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
@@ -300,14 +303,16 @@ fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
         prop_oneof![4 => Just(Kind::Dump), 1 => Just(Kind::Volume)],
         prop::bool::weighted(0.2),
         prop::option::weighted(0.1, 0i64..60),
+        prop::bool::weighted(0.7),
     )
-        .prop_map(|(seconds, failed, upgrade, kind, proven, pinned)| Event {
+        .prop_map(|(seconds, failed, upgrade, kind, proven, pinned, incremental)| Event {
             seconds,
             failed,
             upgrade,
             kind,
             proven,
             pinned,
+            incremental,
         });
     prop::collection::vec(event, 0..most)
 }
@@ -327,6 +332,10 @@ fn committed(events: &[Event]) -> (Vec<SetFacts>, Timestamp) {
         if let Some(days) = event.pinned {
             let until = clock.checked_add(SignedDuration::from_secs(days * DAY)).expect("in range");
             made.pin = pin(&made.id, Some(until).filter(|_| days > 0));
+        }
+        if event.incremental && event.kind == Kind::Volume {
+            let before = sets.iter().rfind(|set: &&SetFacts| set.lineage == made.lineage && set.kind() == Kind::Volume);
+            made.parent = before.map(|before| before.id.clone());
         }
         sets.push(made);
     }
@@ -381,6 +390,13 @@ fn check(sets: &[SetFacts], terms: &Terms<'_>, now: Timestamp) -> Result<Vec<Set
         prop_assert!(stay.len() >= floor, "{} newer than {set:?} stay, the floor is {floor}", stay.len());
         prop_assert!(!set.proven || stay.iter().any(|other| other.proven), "the newest proven set goes: {set:?}");
     }
+    // What a set builds on is there as long as the set is.
+    let staying: BTreeSet<&SetId> =
+        decisions.iter().filter(|decision| !decision.is_deletion()).map(|decision| &decision.set.id).collect();
+    for set in sets.iter().filter(|set| staying.contains(&set.id)) {
+        let parent = set.parent.as_ref().filter(|parent| sets.iter().any(|set| set.id == **parent));
+        prop_assert!(parent.is_none_or(|parent| staying.contains(parent)), "{:?} goes, {:?} stays", parent, set);
+    }
     // Each set that stays says why.
     prop_assert!(decisions.iter().all(|decision| decision.is_deletion() == decision.reasons().is_empty()));
     // Pruning twice is pruning once.
@@ -391,7 +407,7 @@ fn check(sets: &[SetFacts], terms: &Terms<'_>, now: Timestamp) -> Result<Vec<Set
         let most = rules.last.get() + rules.daily + rules.weekly + rules.monthly + rules.yearly + 2;
         let mut groups: BTreeMap<(Lineage, Kind), u32> = BTreeMap::new();
         for decision in decisions.iter().filter(|decision| !decision.is_deletion()) {
-            let of_its_own = |reason: &Reason| matches!(reason.rule(), "pinned" | "ahead-of-clock");
+            let of_its_own = |reason: &Reason| matches!(reason.rule(), "pinned" | "ahead-of-clock" | "needed");
             if !decision.reasons().iter().all(of_its_own) {
                 *groups.entry((decision.set.lineage, decision.set.kind())).or_default() += 1;
             }
@@ -417,10 +433,11 @@ proptest! {
         let now = clock + SignedDuration::from_secs(jump * DAY / 10);
         check(&sets, &terms, now)?;
         for decision in decide(&sets, &terms, now) {
-            let told: BTreeSet<&str> = decision.reasons().iter().map(Reason::rule).collect();
+            let rules = || decision.reasons().iter().map(Reason::rule).filter(|rule| *rule != "needed");
+            let told: BTreeSet<&str> = rules().collect();
             let expected = model::rules_that_hold(decision.set, &sets, &terms, now);
             prop_assert_eq!(&told, &expected, "{:?}", decision.set);
-            prop_assert_eq!(told.len(), decision.reasons().len(), "a reason is told twice");
+            prop_assert_eq!(told.len(), rules().count(), "a reason is told twice");
         }
     }
 

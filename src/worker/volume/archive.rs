@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use crate::pipeline::handover::Giver;
 
 /// Bytes in a block of a tar.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// Bytes that a name in an ordinary header may have.
 const SHORT: usize = 100;
 /// The first size that an ordinary header does not hold: 8 GiB.
@@ -117,7 +117,7 @@ fn record(key: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// Zeros that fill the last block of `size` bytes.
-fn padding(size: u64) -> usize {
+pub(super) fn padding(size: u64) -> usize {
     let rest = usize::try_from(size % BLOCK as u64).unwrap_or_default();
     (BLOCK - rest) % BLOCK
 }
@@ -131,7 +131,7 @@ pub(super) enum Broken {
     Unreadable(io::Error),
 }
 
-/// Writes the content of a file: `promised` bytes and the padding, whatever the source has. `see` is shown the content as it is in
+/// Writes the content of a file: `promised` bytes, whatever the source has; [`padding`] comes after it. `see` is shown the content as it is in
 /// the tar.
 pub(super) fn content(
     source: &mut dyn Read,
@@ -157,7 +157,7 @@ pub(super) fn content(
         out.write_all(some).map_err(|_| Broken::Gone)?;
         rest -= some.len() as u64;
     }
-    out.write_all(&zeros[..padding(promised)]).map_err(|_| Broken::Gone)
+    Ok(())
 }
 
 /// A source that keeps the error it failed with.

@@ -15,16 +15,22 @@ use crate::postgres::tools::Toolbox;
 use crate::worker::{Failure, Trouble, VolumeJob};
 
 use super::archive::Owner;
+use super::blocks::Blocks;
 use super::copier::{Copier, CopyError};
 use super::selection::Selection;
 use super::server_manifest::ServerManifest;
-use super::{copy_wal, tablespaces};
+use super::{Copied, copy_wal, tablespaces};
 
 /// More than the record of a checkpoint has, wherever its pages begin.
 const CHECKPOINT_RECORD: u64 = 256;
 
 /// What the copying thread does.
-pub(super) fn copy(job: &VolumeJob, out: Giver, stop: &CancellationToken) -> Result<VolumeCopy, CopyError> {
+pub(super) fn copy(
+    job: &VolumeJob,
+    blocks: Option<Blocks>,
+    out: Giver,
+    stop: &CancellationToken,
+) -> Result<Copied, CopyError> {
     let pgdata = PathBuf::from(&job.pgdata);
     let owner = Owner::from(&fs::metadata(&pgdata).map_err(|error| {
         Failure::from_error(Trouble::Request, &format!("the data directory {} cannot be read", job.pgdata), &error)
@@ -34,7 +40,7 @@ pub(super) fn copy(job: &VolumeJob, out: Giver, stop: &CancellationToken) -> Res
     let selection =
         Selection { tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone(), mode: job.mode };
     let manifest = ServerManifest::new(job.major, job.system_identifier);
-    let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, stop);
+    let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
     for volume in &job.volumes {
         copier.volume(Path::new(volume))?;
     }
@@ -59,8 +65,8 @@ pub(super) fn copy(job: &VolumeJob, out: Giver, stop: &CancellationToken) -> Res
     if job.major.is_at_least(13) {
         copier.made(&pgdata.join("backup_manifest"), file, &manifest.finish(None))?;
     }
-    let entries = copier.finish()?;
-    Ok(VolumeCopy {
+    let (entries, blocks) = copier.finish()?;
+    let copy = VolumeCopy {
         volumes: job.volumes.clone(),
         pgdata: job.pgdata.clone(),
         mode: CopyMode::Cold,
@@ -72,7 +78,9 @@ pub(super) fn copy(job: &VolumeJob, out: Giver, stop: &CancellationToken) -> Res
         backup_label: String::new(),
         entries,
         server_files: files,
-    })
+        incremental: None,
+    };
+    Ok(Copied { copy, blocks })
 }
 
 /// What the control file says, which must be that the server of the job is shut down.

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::handover::Giver;
 use crate::worker::{Failure, Trouble};
 
-use super::archive::{self, Broken, Kind, Owner, content, header};
+use super::archive::{self, BLOCK, Broken, Kind, Owner, content, header, padding};
+use super::blocks::Blocks;
 use super::pace::Pace;
 use super::selection::{Choice, Selection, is_left_out};
 use super::server_manifest::ServerManifest;
@@ -48,6 +49,8 @@ pub(super) struct Copier<'a> {
     links: HashMap<(u64, u64), Vec<u8>>,
     /// What is copied when everything else is.
     last: Vec<PathBuf>,
+    /// Notes what is in each block, where that is asked for.
+    blocks: Option<Blocks>,
     /// Entries written.
     pub(super) entries: u64,
 }
@@ -77,13 +80,17 @@ impl<'a> Copier<'a> {
         selection: &'a Selection,
         manifest: ServerManifest,
         rate_limit: Option<u64>,
+        blocks: Option<Blocks>,
         stop: &'a CancellationToken,
     ) -> Self {
         let pace = rate_limit.map(Pace::new);
-        Self { out, selection, manifest, pace, stop, links: HashMap::new(), last: vec![], entries: 0 }
+        Self { out, selection, manifest, pace, stop, links: HashMap::new(), last: vec![], blocks, entries: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
+        if let Some(blocks) = &mut self.blocks {
+            blocks.wrote(bytes.len() as u64);
+        }
         self.out.write_all(bytes).map_err(|_| CopyError::Gone)
     }
 
@@ -204,16 +211,32 @@ impl<'a> Copier<'a> {
             // WAL is checked by what is in it; and the manifest is not in itself.
             !name.starts_with("pg_wal") && name != Path::new("backup_manifest")
         });
-        let mut checksum = in_server.is_some().then(|| Digest::new(CrcAlgorithm::Crc32Iscsi));
+        let of_server = in_server.is_some();
+        let mut checksum = of_server.then(|| Digest::new(CrcAlgorithm::Crc32Iscsi));
         let stop = self.stop;
         let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop };
-        let written = content(&mut stopped, bytes, &mut self.out, &mut |bytes| {
+        let mut see = |bytes: &[u8]| {
             if let Some(checksum) = &mut checksum {
                 checksum.update(bytes);
             }
-        });
+        };
+        let out = &mut self.out;
+        // WAL is never the same twice.
+        let comparable = std::str::from_utf8(name_of(path)).ok().filter(|_| of_server);
+        let written = match (&mut self.blocks, comparable) {
+            (Some(blocks), Some(name)) => {
+                let mut give = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Broken::Gone);
+                blocks.file(name, &mut stopped, bytes, &mut see, &mut give)
+            }
+            (blocks, _) => {
+                if let Some(blocks) = blocks {
+                    blocks.wrote(bytes);
+                }
+                content(&mut stopped, bytes, out, &mut see)
+            }
+        };
         match written {
-            Ok(()) => {}
+            Ok(()) => self.write(&[0; BLOCK][..padding(bytes)])?,
             Err(Broken::Gone) => return Err(CopyError::Gone),
             Err(Broken::Unreadable(error)) => {
                 self.go_on()?;
@@ -240,11 +263,11 @@ impl<'a> Copier<'a> {
         Ok(owner)
     }
 
-    /// Ends the tar.
-    pub(super) fn finish(mut self) -> Result<u64, CopyError> {
+    /// Ends the tar. Returns the number of its entries, and what is known of its blocks.
+    pub(super) fn finish(mut self) -> Result<(u64, Option<Blocks>), CopyError> {
         self.write(&archive::END)?;
         self.out.finish().map_err(|_| CopyError::Gone)?;
-        Ok(self.entries)
+        Ok((self.entries, self.blocks))
     }
 }
 

@@ -1,0 +1,218 @@
+//! The copy that an incremental one builds on: the newest that every repository of the run holds, with all that it needs.
+//!
+//! ```text
+//! sets of each repository ─▶ newest that all have ─▶ its manifest ─▶ does it suit? (pure) ─▶ after the server is known: its lineage?
+//! ```
+//!
+//! Where there is none, a full copy is taken: that is never wrong, only larger.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Object, SetId};
+use crate::cluster::Lineage;
+use crate::control::{ControlPlane, OperationError, catalogue};
+use crate::docker::worker::WorkerMount;
+use crate::encryption::Keys;
+use crate::policy::Policy;
+use crate::state::HeldLock;
+use crate::storage::{FolderLocation, Key, Repository};
+
+/// Where a worker sees the parent.
+const PARENT_FOLDER: &str = "/pglife-parent";
+
+/// A copy that another may build on.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) lineage: Lineage,
+    /// It, and what it needs.
+    pub(super) ancestors: Vec<Ancestor>,
+    /// Its block index.
+    pub(super) index: Object,
+    /// Its folder, as a worker reaches it.
+    pub(super) place: FolderLocation,
+    /// What a worker must see for that.
+    pub(super) mount: Option<WorkerMount>,
+    pub(super) keys: Option<Keys>,
+    /// Nobody deletes it, nor what it needs, while these are held.
+    _held: Vec<HeldLock>,
+}
+
+/// Why a copy is a full one.
+#[derive(Debug)]
+pub(super) enum Full {
+    /// There is no other yet.
+    First,
+    /// The chain is as long as it may be.
+    ChainEnds(u32),
+    /// Nothing is known of the blocks of the newest one.
+    NoIndex(SetId),
+    /// The newest one is of other volumes.
+    OtherVolumes(SetId),
+    /// The newest one is of another server, or another major.
+    OtherLineage(SetId),
+    /// A repository lacks what the newest one needs.
+    Incomplete(SetId, SetId),
+    /// What is known of the newest one cannot be read.
+    Unreadable(OperationError),
+}
+
+impl Full {
+    /// Whether the operator should know: something is wrong that is not so by itself.
+    pub(super) fn is_trouble(&self) -> bool {
+        matches!(self, Self::Incomplete(..) | Self::Unreadable(_))
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => out.write_str("there is no earlier one in every repository"),
+            Self::ChainEnds(sets) => write!(out, "{sets} in a row build on each other, as many as `full_every` allows"),
+            Self::NoIndex(set) => write!(out, "{set} was taken without a block index"),
+            Self::OtherVolumes(set) => write!(out, "{set} is a copy of other volumes"),
+            Self::OtherLineage(set) => write!(out, "{set} is a copy of another server"),
+            Self::Incomplete(set, ancestor) => {
+                write!(out, "{set} needs {ancestor}, which not every repository holds: pglife repo sync")
+            }
+            Self::Unreadable(error) => out.write_str(&error.chain()),
+        }
+    }
+}
+
+/// The copy that the next one of `policy` builds on, as far as that is known without the server.
+pub(super) fn find(control: &ControlPlane, policy: &Policy, repositories: &[Repository]) -> Result<Parent, Full> {
+    let mut common: Option<Vec<Commit>> = None;
+    for repository in repositories {
+        let here = catalogue::read(control, repository, Some(&policy.name)).map_err(Full::Unreadable)?.sets;
+        common = Some(match common {
+            None => here,
+            Some(sets) => sets.into_iter().filter(|set| here.contains(set)).collect(),
+        });
+    }
+    let common = common.unwrap_or_default();
+    let newest = common.iter().filter(|set| set.kind == Kind::Volume).max_by_key(|set| set.order());
+    let (Some(newest), Some(repository)) = (newest, repositories.first()) else { return Err(Full::First) };
+    let (manifest, keys) = control.manifest(repository, newest, None).map_err(Full::Unreadable)?;
+    let here: BTreeSet<&SetId> = common.iter().map(|set| &set.set).collect();
+    let (ancestors, index) = suits(&manifest, policy, &here)?;
+    let hold = |ancestor: &Ancestor| {
+        let what = format!("{} is being deleted", ancestor.set);
+        control.state.hold_set(&ancestor.set).map_err(|error| Full::Unreadable(crate::control::failed(what)(error)))
+    };
+    let locks = ancestors.iter().map(hold).collect::<Result<Vec<_>, _>>()?;
+    let folder = Key::new(newest.location().folder()).expect("names make a key");
+    let (place, on_host) = repository.for_worker(&folder, PARENT_FOLDER);
+    let mount = on_host.map(|path| WorkerMount {
+        source: path.to_string_lossy().into_owned(),
+        destination: PARENT_FOLDER.to_owned(),
+        writable: false,
+    });
+    Ok(Parent { lineage: newest.lineage, ancestors, index, place, mount, keys, _held: locks })
+}
+
+/// Whether a copy can build on the one of `manifest`: then what it needs, nearest first, and the index. `here` are the sets that
+/// every repository holds. Pure.
+fn suits(manifest: &Manifest, policy: &Policy, here: &BTreeSet<&SetId>) -> Result<(Vec<Ancestor>, Object), Full> {
+    let set = || manifest.set.clone();
+    let ((object, copy), index) =
+        manifest.volume().zip(manifest.blocks()).ok_or_else(|| Full::NoIndex(manifest.set.clone()))?;
+    let itself = Ancestor { set: set(), name: object.name.clone(), stored: object.stored, plain: object.plain };
+    let ancestors: Vec<Ancestor> = std::iter::once(itself).chain(manifest.ancestors().iter().cloned()).collect();
+    let full_every = policy.volume.full_every.get();
+    if ancestors.len() >= full_every as usize {
+        return Err(Full::ChainEnds(full_every));
+    }
+    if !copy.volumes.iter().map(String::as_str).eq(policy.volume.volumes.iter().map(|volume| volume.path())) {
+        return Err(Full::OtherVolumes(set()));
+    }
+    match ancestors.iter().find(|ancestor| !here.contains(&ancestor.set)) {
+        Some(missing) => Err(Full::Incomplete(set(), missing.set.clone())),
+        None => Ok((ancestors, index.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup_set::{Content, CopyMode, Incremental, Measured, VolumeCopy, example_manifest};
+
+    fn object(name: &str, content: Content) -> Object {
+        let measured = Measured::of(b"bytes");
+        Object { name: name.to_owned(), content, stored: measured, plain: measured, seconds: 1.0 }
+    }
+
+    fn ancestor(set: &str) -> Ancestor {
+        let measured = Measured::of(b"bytes");
+        Ancestor {
+            set: set.parse().expect("an id"),
+            name: "volume.tar.zst".to_owned(),
+            stored: measured,
+            plain: measured,
+        }
+    }
+
+    fn copy(ancestors: Vec<Ancestor>) -> Manifest {
+        let incremental = (!ancestors.is_empty()).then_some(Incremental { tar_bytes: 1, ancestors });
+        let copy = VolumeCopy {
+            volumes: ["/data", "/config", "/secret", "/log"].map(str::to_owned).to_vec(),
+            pgdata: "/data/17".to_owned(),
+            mode: CopyMode::Hot,
+            start_lsn: String::new(),
+            stop_lsn: String::new(),
+            timeline: 1,
+            first_wal: String::new(),
+            last_wal: String::new(),
+            backup_label: String::new(),
+            entries: 1,
+            server_files: 1,
+            incremental,
+        };
+        let mut manifest = example_manifest();
+        manifest.set = "20261122T023000Z-volume-k3x9qa".parse().expect("an id");
+        manifest.kind = Kind::Volume;
+        manifest.objects = vec![
+            object("volume.tar.zst", Content::Volume(Box::new(copy))),
+            object("volume.blocks.zst", Content::Blocks),
+        ];
+        manifest
+    }
+
+    fn judge(manifest: &Manifest, full_every: u32, here: &[&str]) -> Result<Vec<String>, String> {
+        let text = format!("[cluster]\nmajor = '17'\n[backup.volume]\nfull_every = {full_every}\n");
+        let policy = crate::policy::file::example(&text);
+        let here: Vec<SetId> = here.iter().map(|set| set.parse().expect("an id")).collect();
+        let found = suits(manifest, &policy, &here.iter().collect());
+        found
+            .map(|(ancestors, _)| ancestors.iter().map(|ancestor| ancestor.set.to_string()).collect())
+            .map_err(|full| format!("{full:?}").split(['(', ' ']).next().unwrap_or_default().to_owned())
+    }
+
+    const FULL: &str = "20261121T023000Z-volume-k3x9qa";
+    const NEWEST: &str = "20261122T023000Z-volume-k3x9qa";
+
+    #[test]
+    fn a_chain_is_as_long_as_it_may_be_and_no_longer() {
+        let second = copy(vec![ancestor(FULL)]);
+        assert_eq!(judge(&copy(vec![]), 2, &[NEWEST]), Ok(vec![NEWEST.to_owned()]));
+        assert_eq!(judge(&second, 3, &[FULL, NEWEST]), Ok(vec![NEWEST.to_owned(), FULL.to_owned()]));
+        assert_eq!(judge(&second, 2, &[FULL, NEWEST]), Err("ChainEnds".to_owned()));
+    }
+
+    #[test]
+    fn nothing_builds_on_what_is_not_all_there() {
+        let second = copy(vec![ancestor(FULL)]);
+        assert_eq!(judge(&second, 7, &[NEWEST]), Err("Incomplete".to_owned()));
+        let mut without = copy(vec![]);
+        without.objects.pop();
+        assert_eq!(judge(&without, 7, &[NEWEST]), Err("NoIndex".to_owned()));
+    }
+
+    #[test]
+    fn other_volumes_are_another_copy() {
+        let mut other = copy(vec![]);
+        let Content::Volume(copy) = &mut other.objects[0].content else { unreachable!() };
+        copy.volumes.pop();
+        assert_eq!(judge(&other, 7, &[NEWEST]), Err("OtherVolumes".to_owned()));
+    }
+}

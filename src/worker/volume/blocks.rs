@@ -1,0 +1,339 @@
+//! What is in each block of a copy, and what of it an earlier copy has already.
+//!
+//! The tar is written as always, but a block of a file that is in the parent, at the same place of the same file, is not: it is noted
+//! where that one lies. What is written, and what is only noted, becomes the set's block index ([`crate::backup_set::block_index`]).
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::backup_set::SetId;
+use crate::backup_set::block_index::{
+    BlockDigest, IndexError, IndexReader, IndexWriter, Line, Part, block_digest, push_part,
+};
+use crate::pipeline::Meter;
+use crate::worker::block_index::{read_index, unreadable_index};
+use crate::worker::{Failure, ParentJob, keys_for, storage_failure};
+
+use super::archive::Broken;
+
+/// What is read of a file at once; a multiple of every block size.
+pub(super) const CHUNK: usize = 1 << 20;
+
+/// The files of the parent.
+#[derive(Debug, Default)]
+pub(super) struct Parent {
+    block_bytes: u32,
+    sources: Vec<SetId>,
+    files: HashMap<Box<str>, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    parts: Vec<Part>,
+    blocks: Vec<BlockDigest>,
+}
+
+impl Parent {
+    /// Reads the parent's index.
+    pub(super) fn read(job: &ParentJob, stop: &CancellationToken) -> Result<Self, Failure> {
+        let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
+        let keys = keys_for(&job.index, job.keys.as_ref())?;
+        let text = read_index(&folder, &job.index, keys, &Meter::new(), stop)?;
+        IndexReader::begin(&text[..]).and_then(Self::of).map_err(|error| unreadable_index(&error))
+    }
+
+    fn of(index: IndexReader<&[u8]>) -> Result<Self, IndexError> {
+        let mut parent = Self {
+            block_bytes: index.header().block_bytes,
+            sources: index.header().sources.clone(),
+            files: HashMap::new(),
+        };
+        for line in index {
+            let Line { parts, path, blocks } = line?;
+            if let Some(path) = path {
+                parent.files.insert(path.into(), Known { parts, blocks });
+            }
+        }
+        Ok(parent)
+    }
+}
+
+/// The index as far as it has come.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    writer: IndexWriter<Vec<u8>>,
+    block_bytes: usize,
+    parent: Parent,
+    /// Plain bytes of the set's own object so far.
+    given: u64,
+    /// What was written since the last file's content.
+    between: Vec<Part>,
+    buffer: Vec<u8>,
+}
+
+/// The file whose content is being written.
+struct Comparison<'a> {
+    known: Option<&'a Known>,
+    /// The part of `known` at hand, and where in the file it begins.
+    part: usize,
+    part_at: u64,
+    /// How much of the file has passed.
+    at: u64,
+    line: Line,
+}
+
+impl Comparison<'_> {
+    /// Notes the next block. True where it must be written.
+    fn block(&mut self, block: &[u8], own: u64) -> bool {
+        let digest = block_digest(block);
+        let number = self.line.blocks.len();
+        let bytes = block.len() as u64;
+        self.line.blocks.push(digest);
+        let there = self.known.is_some_and(|known| known.blocks.get(number) == Some(&digest)) && self.refer(bytes);
+        if !there {
+            push_part(&mut self.line.parts, Part { source: 0, offset: own, bytes });
+        }
+        self.at += bytes;
+        !there
+    }
+
+    /// Notes where the next `bytes` lie in the parent. False where that is not all of a part.
+    fn refer(&mut self, bytes: u64) -> bool {
+        let Some(known) = self.known else { return false };
+        while let Some(part) = known.parts.get(self.part) {
+            let inside = self.at - self.part_at;
+            if inside >= part.bytes {
+                self.part_at += part.bytes;
+                self.part += 1;
+                continue;
+            }
+            if inside + bytes > part.bytes {
+                return false;
+            }
+            push_part(&mut self.line.parts, Part { source: part.source + 1, offset: part.offset + inside, bytes });
+            return true;
+        }
+        false
+    }
+}
+
+impl Blocks {
+    /// Begins the index of `set`; without a parent, everything is its own.
+    pub(super) fn begin(set: SetId, block_bytes: u32, parent: Option<Parent>) -> Self {
+        let parent = parent.unwrap_or_else(|| Parent { block_bytes, ..Parent::default() });
+        let block_bytes = parent.block_bytes;
+        let sources = [vec![set], parent.sources.clone()].concat();
+        let writer = IndexWriter::begin(Vec::new(), block_bytes, sources).expect("memory takes everything");
+        let block_bytes = block_bytes as usize;
+        Self { writer, block_bytes, parent, given: 0, between: vec![], buffer: vec![0; CHUNK] }
+    }
+
+    /// Bytes were written that are no file's content.
+    pub(super) fn wrote(&mut self, bytes: u64) {
+        push_part(&mut self.between, Part { source: 0, offset: self.given, bytes });
+        self.given += bytes;
+    }
+
+    fn push(&mut self, line: &Line) {
+        self.writer.push(line).expect("memory takes everything");
+    }
+
+    /// The content of the file that is called `name` in the tar: `promised` bytes, zeros where `source` has fewer. `see` is shown
+    /// all of it, `give` what must be written.
+    pub(super) fn file(
+        &mut self,
+        name: &str,
+        source: &mut dyn Read,
+        promised: u64,
+        see: &mut dyn FnMut(&[u8]),
+        give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let between = Line { parts: std::mem::take(&mut self.between), ..Line::default() };
+        self.push(&between);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut file = Comparison {
+            known: self.parent.files.get(name),
+            part: 0,
+            part_at: 0,
+            at: 0,
+            line: Line { path: Some(name.to_owned()), ..Line::default() },
+        };
+        let mut rest = promised;
+        while rest > 0 {
+            let wanted = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
+            let chunk = &mut buffer[..wanted];
+            let read = fill(source, chunk).map_err(Broken::Unreadable)?;
+            chunk[read..].fill(0);
+            see(chunk);
+            // What must be written is written in rows of blocks.
+            let mut row = 0..0;
+            for (number, block) in chunk.chunks(self.block_bytes).enumerate() {
+                let at = number * self.block_bytes;
+                if file.block(block, self.given) {
+                    self.given += block.len() as u64;
+                    row = if row.end == at {
+                        row.start..at + block.len()
+                    } else {
+                        flush(chunk, row, give, at)?..at + block.len()
+                    };
+                }
+            }
+            flush(chunk, row, give, 0)?;
+            rest -= wanted as u64;
+        }
+        self.buffer = buffer;
+        let line = file.line;
+        self.push(&line);
+        Ok(())
+    }
+
+    /// Ends the index: its text, and how many bytes the tar has.
+    pub(super) fn finish(mut self) -> (Vec<u8>, u64) {
+        let between = Line { parts: std::mem::take(&mut self.between), ..Line::default() };
+        self.push(&between);
+        self.writer.finish().expect("memory takes everything")
+    }
+}
+
+/// Writes a row of blocks, and begins the next one at `next`.
+fn flush(
+    chunk: &[u8],
+    row: std::ops::Range<usize>,
+    give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
+    next: usize,
+) -> Result<usize, Broken> {
+    if !row.is_empty() {
+        give(&chunk[row])?;
+    }
+    Ok(next)
+}
+
+/// Reads until `buffer` is full or the source ends.
+fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backup_set::block_index::SMALLEST_BLOCK;
+
+    const PAGE: usize = SMALLEST_BLOCK as usize;
+
+    /// Files by name, a byte for each of their pages, and how long the last page is.
+    type Files = BTreeMap<String, (Vec<u8>, usize)>;
+
+    fn content((pages, last): &(Vec<u8>, usize)) -> Vec<u8> {
+        let mut bytes: Vec<u8> = pages.iter().flat_map(|page| vec![*page; PAGE]).collect();
+        bytes.truncate(bytes.len().saturating_sub(PAGE - last.min(&PAGE)));
+        bytes
+    }
+
+    /// Copies `files`, and returns the tar, the object and the index.
+    fn copy(files: &Files, set: &str, parent: Option<Parent>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+        let (mut tar, mut object) = (Vec::new(), Vec::new());
+        let mut blocks = Blocks::begin(set.parse().expect("an id"), SMALLEST_BLOCK, parent);
+        for (name, file) in files {
+            let head = vec![b'#'; 512];
+            blocks.wrote(512);
+            object.extend_from_slice(&head);
+            tar.extend_from_slice(&head);
+            let bytes = content(file);
+            let mut see = |seen: &[u8]| tar.extend_from_slice(seen);
+            let mut give = |given: &[u8]| {
+                object.extend_from_slice(given);
+                Ok(())
+            };
+            blocks.file(name, &mut &bytes[..], bytes.len() as u64, &mut see, &mut give).expect("memory");
+        }
+        let (index, bytes) = blocks.finish();
+        assert_eq!(bytes, tar.len() as u64);
+        (tar, object, index)
+    }
+
+    fn parent_of(index: &[u8]) -> Parent {
+        Parent::of(IndexReader::begin(index).expect("an index")).expect("an index")
+    }
+
+    fn put_together(index: &[u8], objects: &[&[u8]]) -> Vec<u8> {
+        let lines = IndexReader::begin(index).expect("an index").map(|line| line.expect("a line"));
+        let bytes = |part: Part| {
+            let at = usize::try_from(part.offset).expect("small");
+            &objects[part.source as usize][at..at + usize::try_from(part.bytes).expect("small")]
+        };
+        lines.flat_map(|line| line.parts).flat_map(bytes).copied().collect()
+    }
+
+    fn files() -> impl Strategy<Value = Files> {
+        let file = (prop::collection::vec(0..4_u8, 0..6), 1..=PAGE);
+        prop::collection::btree_map("[a-f]", file, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_copy_of_a_chain_is_whole(generations in prop::collection::vec(files(), 1..5)) {
+            let ids = ["k3x9qa", "k3x9qb", "k3x9qc", "k3x9qd"].map(|random| format!("20261122T023000Z-volume-{random}"));
+            let mut objects: Vec<Vec<u8>> = Vec::new();
+            let mut parent = None;
+            for (files, id) in generations.iter().zip(&ids) {
+                let (tar, object, index) = copy(files, id, parent.take());
+                objects.insert(0, object);
+                let sources: Vec<&[u8]> = objects.iter().map(|object| &object[..]).collect();
+                prop_assert!(put_together(&index, &sources) == tar);
+                parent = Some(parent_of(&index));
+            }
+        }
+
+        #[test]
+        fn nothing_is_written_twice(files in files()) {
+            let (_, _, index) = copy(&files, "20261122T023000Z-volume-k3x9qa", None);
+            let (_, object, _) = copy(&files, "20261122T023000Z-volume-k3x9qb", Some(parent_of(&index)));
+            prop_assert_eq!(object.len(), files.len() * 512);
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_filled_with_zeros() {
+        let mut blocks = Blocks::begin("20261122T023000Z-volume-k3x9qa".parse().expect("an id"), SMALLEST_BLOCK, None);
+        let mut given = Vec::new();
+        let mut give = |bytes: &[u8]| {
+            given.extend_from_slice(bytes);
+            Ok(())
+        };
+        blocks.file("a", &mut &[7; 10][..], 20_000, &mut |_| (), &mut give).expect("memory");
+        assert_eq!(given, [vec![7; 10], vec![0; 19_990]].concat());
+    }
+
+    #[test]
+    fn only_what_changed_is_written() {
+        let before = Files::from([("a".to_owned(), (vec![1, 2, 3, 4, 5], PAGE))]);
+        let after = Files::from([("a".to_owned(), (vec![1, 9, 3, 4, 5, 6], PAGE))]);
+        let (_, _, index) = copy(&before, "20261122T023000Z-volume-k3x9qa", None);
+        let (_, object, index) = copy(&after, "20261122T023000Z-volume-k3x9qb", Some(parent_of(&index)));
+        assert_eq!(object.len(), 512 + 2 * PAGE);
+        let file = IndexReader::begin(&index[..]).expect("an index").map(|line| line.expect("a line")).nth(1);
+        let parts = file.expect("a file").parts;
+        let page = SMALLEST_BLOCK.into();
+        let expected: Vec<Part> =
+            [(1, 512, page), (0, 512, page), (1, 512 + 2 * page, 3 * page), (0, 512 + page, page)]
+                .map(Part::from)
+                .into();
+        assert_eq!(parts, expected);
+    }
+}
