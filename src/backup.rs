@@ -12,19 +12,19 @@
 #[doc(hidden)]
 pub mod contract;
 mod copies;
+pub(crate) mod documents;
 mod parent;
 mod plan;
 pub mod volume;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
 use crate::backup_set::{
-    Commit, Content, ImageReference, Kind, Manifest, Measured, Object, Recipe, RecipeMount, ServerProfile, SetId,
-    SetLocation, Skipped, cover, instructions,
+    Commit, ImageReference, Kind, Manifest, Object, Recipe, RecipeMount, ServerProfile, SetId, SetLocation, Skipped,
 };
 use crate::cluster::{DatabaseName, RepoName};
 use crate::control::{
@@ -33,10 +33,9 @@ use crate::control::{
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
 use crate::exit::Exit;
-use crate::pipeline::seal::seal_bytes;
 use crate::policy::Policy;
 use crate::state::{Operation, Thing};
-use crate::storage::{Key, Repository, StorageError, Store};
+use crate::storage::{Key, Repository};
 use crate::worker::session::{Done, Session, SessionError};
 use crate::worker::{Destination, Event, Request, SET_FOLDER};
 
@@ -44,6 +43,7 @@ pub use copies::Verdict;
 pub use plan::{DumpPlan, plan_dump};
 
 use copies::Copies;
+use documents::{Documents, commit_set};
 
 /// How long a worker goes on trying to reach a server that does not answer.
 const SERVER_PATIENCE_SECONDS: u64 = 10;
@@ -311,7 +311,8 @@ async fn dump_in_run(
     progress(Tick::Step("committing".to_owned()));
     let manifest = describe(policy, run, &container, image, planned, heard, &done);
     let warnings = manifest.warnings.clone();
-    let documents = Documents::of(location, manifest, &container);
+    let recipe = recipe(&container, &manifest).to_bytes();
+    let documents = Documents::of(location, manifest, &recipe, None);
     commit_copies(run, policy, copies, &documents, &what)?;
     Ok(Made { commit: documents.commit, warnings, exit: Exit::Ok, peak_memory_bytes: done.peak_memory_bytes })
 }
@@ -544,82 +545,6 @@ fn recipe(container: &Container, manifest: &Manifest) -> Recipe {
         labels: container.labels.clone().into_iter().collect(),
         environment: container.environment_names(),
         settings: manifest.server.settings.clone(),
-    }
-}
-
-/// The small objects of a set, made once and the same in every repository. Those of an encrypted set are sealed here.
-struct Documents {
-    location: SetLocation,
-    /// Objects that lie there already, with the size they must have.
-    written: Vec<(String, u64)>,
-    /// Small objects, in the order they are stored.
-    small: Vec<(String, Vec<u8>)>,
-    commit: Commit,
-}
-
-impl Documents {
-    fn of(location: SetLocation, mut manifest: Manifest, container: &Container) -> Self {
-        let written = manifest.objects.iter().map(|object| (object.name.clone(), object.stored.bytes)).collect();
-        let (naming, recipients) = (manifest.naming(), manifest.encryption.clone());
-        let sealed = |plain: &[u8]| match &recipients {
-            Some(recipients) => seal_bytes(plain, recipients),
-            None => plain.to_vec(),
-        };
-        let mut small = Vec::new();
-        let mut add = |manifest: &mut Manifest, name: String, content: Content, plain: &[u8], stored: Vec<u8>| {
-            let (plain, measured) = (Measured::of(plain), Measured::of(&stored));
-            manifest.objects.push(Object { name: name.clone(), content, stored: measured, plain, seconds: 0.0 });
-            small.push((name, stored));
-        };
-        let recipe = recipe(container, &manifest).to_bytes();
-        add(&mut manifest, naming.document("recipe.json"), Content::Recipe, &recipe, sealed(&recipe));
-        let mut text = instructions(&manifest).into_bytes();
-        if recipients.is_some() {
-            let name = naming.document("RECOVER.details.md");
-            add(&mut manifest, name, Content::Details, &text, sealed(&text));
-            // The other one is for whoever has not opened anything yet.
-            text = cover(&manifest).into_bytes();
-        }
-        add(&mut manifest, "RECOVER.md".to_owned(), Content::Instructions, &text, text.clone());
-        let bytes = sealed(&manifest.to_bytes());
-        let commit = Commit::to_manifest(&manifest, &bytes);
-        small.push((naming.document("manifest.json"), bytes));
-        Self { location, written, small, commit }
-    }
-}
-
-/// The one place where a set becomes a backup: small objects, manifest, and `COMMIT` last. Each is durable before the next, and
-/// what a store confirmed is looked at before it counts: some confirm what they do not hold.
-fn commit_set(store: &dyn Store, documents: &Documents) -> Result<(), StorageError> {
-    let key = |name: &str| Key::new(documents.location.key(name)).expect("names make a key");
-    let lost = |key: &Key, bytes, found| StorageError::Lost { path: store.place(Some(key)), bytes, found };
-    for (name, bytes) in &documents.small {
-        store.put(&key(name), bytes)?;
-    }
-    let folder = Key::new(documents.location.folder()).expect("names make a key");
-    let held: HashMap<Key, u64> =
-        store.list(Some(&folder))?.into_iter().map(|found| (found.key, found.bytes)).collect();
-    // Digests were taken as the bytes were written; here it is whether they lie there.
-    let small = documents.small.iter().map(|(name, bytes)| (name, bytes.len() as u64));
-    for (name, bytes) in documents.written.iter().map(|(name, bytes)| (name, *bytes)).chain(small) {
-        let key = key(name);
-        let found = held.get(&key).copied();
-        if found != Some(bytes) {
-            return Err(lost(&key, bytes, found));
-        }
-    }
-    let (key, commit) = (key("COMMIT"), documents.commit.to_bytes());
-    store.put(&key, &commit)?;
-    let bytes = commit.len() as u64;
-    match store.read_small(&key, bytes) {
-        Ok(found) if found == commit => Ok(()),
-        Ok(found) => Err(lost(&key, bytes, Some(found.len() as u64))),
-        Err(StorageError::NotFound { .. }) => Err(lost(&key, bytes, None)),
-        // It was confirmed, and nothing speaks against it.
-        Err(error) => {
-            tracing::warn!("COMMIT was stored, but could not be read back: {error}");
-            Ok(())
-        }
     }
 }
 

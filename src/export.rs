@@ -4,6 +4,9 @@
 //! set is held ─▶ manifest ─▶ .pglife-export-… beside the destination: each object copied and hashed ─▶ fsync ─▶ rename
 //! ```
 //!
+//! A set that builds on others is exported as one that does not: its tar is put together, and what tells of it is written anew. That
+//! needs a key where it is encrypted.
+//!
 //! Invariant: the destination is the whole set, every byte of it as it was written, or is not there. An encrypted set is
 //! exported as it is, and needs no key.
 
@@ -13,10 +16,17 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::backup_set::{Commit, Digest, Measured, StoredObject};
-use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed};
+use crate::backup::documents::Documents;
+use crate::backup_set::{Commit, Digest, Manifest, Measured, StoredObject, VolumeCopy};
+use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, close_worker, failed};
+use crate::encryption::Keys;
 use crate::exit::Exit;
-use crate::storage::{Key, Repository, StorageError, Store};
+use crate::pipeline::PipelineError;
+use crate::pipeline::seal::unseal_bytes;
+use crate::restore::{PlanError, Source, Wanted, plan_volume_restore, worker_threads};
+use crate::storage::{FolderLocation, Key, Location, Repository, StorageError, Store};
+use crate::worker::session::Session;
+use crate::worker::{Event, JoinJob, Request};
 
 /// How much is read at once: large enough for a bucket far away, which answers each read with a request.
 const BLOCK: usize = 8 << 20;
@@ -26,8 +36,10 @@ const DOCUMENT_LIMIT: u64 = 1 << 30;
 /// A set that was exported.
 #[derive(Debug)]
 pub struct Exported {
-    /// The set.
+    /// The set, as it is there.
     pub commit: Commit,
+    /// Its manifest, where that was made anew.
+    pub manifest: Option<Manifest>,
     /// The folder.
     pub folder: PathBuf,
     /// Files in it.
@@ -42,6 +54,7 @@ pub async fn export(
     repository: &Repository,
     commit: &Commit,
     destination: &Path,
+    identity: Option<&Path>,
     progress: Progress<'_>,
 ) -> Result<Exported, OperationError> {
     let what = format!("export of backup {} failed", commit.set);
@@ -69,35 +82,125 @@ pub async fn export(
     let half = tempfile::Builder::new().prefix(".pglife-export-").tempdir_in(parent).map_err(disk)?;
 
     progress(Tick::Step(format!("exporting {}", commit.set)));
-    let copy = Copy {
-        repository: repository.clone(),
-        commit: commit.clone(),
-        objects,
-        folder: half.path().to_owned(),
-        cancel: control.cancel.clone(),
+    let (commit, manifest, files, bytes) = if commit.parent.is_some() {
+        let full = put_together(control, repository, commit, half.path(), identity, &what, progress).await;
+        full.map_err(|error| error.safe(&safe))?
+    } else {
+        let copy = Copy {
+            repository: repository.clone(),
+            commit: commit.clone(),
+            objects,
+            folder: half.path().to_owned(),
+            cancel: control.cancel.clone(),
+        };
+        let (told, mut heard) = tokio::sync::watch::channel(0);
+        let copying = tokio::task::spawn_blocking(move || copy.all(&told));
+        let expected = commit.stored_bytes;
+        while heard.changed().await.is_ok() {
+            let stored = *heard.borrow_and_update();
+            progress(Tick::Bytes { plain: stored, stored, expected: Some(expected) });
+        }
+        let copied = copying.await.unwrap_or_else(|panic| Err(CopyError::Disk(io::Error::other(panic))));
+        let (files, bytes) = copied.map_err(|error| match error {
+            CopyError::Interrupted => {
+                OperationError::new(Exit::Interrupted, format!("{what}: interrupted")).safe(&safe)
+            }
+            CopyError::Disk(error) => disk(error),
+            CopyError::Storage(error) => failed(&what)(error).safe(&safe),
+            CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
+                .safe(&safe)
+                .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
+        })?;
+
+        (commit.clone(), None, files, bytes)
     };
-    let (told, mut heard) = tokio::sync::watch::channel(0);
-    let copying = tokio::task::spawn_blocking(move || copy.all(&told));
-    let expected = commit.stored_bytes;
-    while heard.changed().await.is_ok() {
-        let stored = *heard.borrow_and_update();
-        progress(Tick::Bytes { plain: stored, stored, expected: Some(expected) });
-    }
-    let copied = copying.await.unwrap_or_else(|panic| Err(CopyError::Disk(io::Error::other(panic))));
-    let (files, bytes) = copied.map_err(|error| match error {
-        CopyError::Interrupted => OperationError::new(Exit::Interrupted, format!("{what}: interrupted")).safe(&safe),
-        CopyError::Disk(error) => disk(error),
-        CopyError::Storage(error) => failed(&what)(error).safe(&safe),
-        CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
-            .safe(&safe)
-            .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
-    })?;
 
     // On the disk before it has its name, and its name too.
     fs::rename(half.path(), &destination).and_then(|()| File::open(parent)?.sync_all()).map_err(disk)?;
     // It is elsewhere now; there is nothing left to remove.
     let _moved = half.keep();
-    Ok(Exported { commit: commit.clone(), folder: destination, files, bytes })
+    Ok(Exported { commit, manifest, folder: destination, files, bytes })
+}
+
+/// Writes the incremental set of `commit` into `folder` as a full one. Returns its `COMMIT`, its manifest, and the number and size of its files.
+async fn put_together(
+    control: &ControlPlane,
+    repository: &Repository,
+    commit: &Commit,
+    folder: &Path,
+    identity: Option<&Path>,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(Commit, Option<Manifest>, usize, u64), OperationError> {
+    let (mut manifest, keys) = control.manifest(repository, commit, identity)?;
+    let mut held = Vec::new();
+    for ancestor in manifest.ancestors() {
+        held.push(control.state.hold_set(&ancestor.set).map_err(failed(what))?);
+    }
+    let refuse = |error: PlanError| OperationError::new(error.exit(), format!("{what}: {error}"));
+    let plan = plan_volume_restore(&manifest, manifest.server.major, &Wanted::Everything, worker_threads());
+    let plan = plan.map_err(refuse)?;
+    let recipe = recipe_of(repository, &manifest, commit, keys.as_ref()).map_err(failed(what))?;
+    let (_, copy) = manifest.volume().ok_or_else(|| refuse(PlanError::NoVolumes))?;
+    let naming = manifest.naming();
+    let to = FolderLocation { location: Location::Local { folder: folder.to_owned() }, folder: None };
+    let request = Request::Join(Box::new(JoinJob {
+        tar: plan.job(&Source::from_here(repository, commit, manifest.ancestors()), keys),
+        copy: VolumeCopy { incremental: None, ..copy.clone() },
+        to,
+        object: naming.volume(),
+        codec: manifest.codec.parse().unwrap_or_default(),
+        recipients: manifest.encryption.clone(),
+    }));
+    let mut session = Session::in_child().await.map_err(failed(what))?;
+    let mut made = None;
+    let expected = Some(plan.tar_bytes());
+    let done = session
+        .request(&request, &control.cancel, |event| match event {
+            Event::Object(object) => made = Some(object),
+            Event::Progress { plain_bytes, stored_bytes } => {
+                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+            }
+            _ => {}
+        })
+        .await;
+    close_worker(session).await;
+    done.map_err(failed(what))?;
+    manifest.objects = made.into_iter().collect();
+    let written = manifest.stored_bytes();
+    let documents = Documents::of(commit.location(), manifest, &recipe, None);
+    let last = ("COMMIT".to_owned(), documents.commit.to_bytes());
+    let disk = |source: io::Error| OperationError {
+        source: Some(Box::new(source)),
+        ..OperationError::new(Exit::Failed, format!("{what}: {} cannot be written", folder.display()))
+    };
+    let mut bytes = written;
+    for (name, content) in documents.small.iter().chain([&last]) {
+        let mut file = File::create_new(folder.join(name)).map_err(disk)?;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(disk)?;
+        bytes += content.len() as u64;
+    }
+    sync_folders(folder).map_err(disk)?;
+    Ok((documents.commit, Some(documents.manifest), documents.small.len() + 2, bytes))
+}
+
+/// The text of `recipe.json`.
+fn recipe_of(
+    repository: &Repository,
+    manifest: &Manifest,
+    commit: &Commit,
+    keys: Option<&Keys>,
+) -> Result<Vec<u8>, PipelineError> {
+    let name = manifest.naming().document("recipe.json");
+    let key = Key::new(commit.location().key(&name)).expect("names make a key");
+    let stored = repository
+        .store()
+        .read_small(&key, DOCUMENT_LIMIT)
+        .map_err(|error| PipelineError::Object { source: io::Error::other(error) })?;
+    match keys.filter(|_| commit.encryption.is_some()) {
+        Some(keys) => unseal_bytes(&stored, keys),
+        None => Ok(stored),
+    }
 }
 
 /// Why a copy ended early.

@@ -30,7 +30,7 @@ use crate::storage::{FolderLocation, Key, Repository};
 use crate::worker::session::SessionError;
 use crate::worker::{Event, Request, SCRATCH_FOLDER, SET_FOLDER};
 
-pub use plan::{RestorePlan, Wanted, plan_restore};
+pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};
 pub use volume::{VolumeRestorePlan, plan_volume_restore};
 
 /// What is asked for.
@@ -356,6 +356,16 @@ impl Source {
             own: Reach::in_place(repository, &commit.location(), SET_FOLDER),
             ancestors: ancestors.iter().enumerate().map(of).collect(),
         }
+    }
+
+    /// How a process on this machine reaches them.
+    pub(crate) fn from_here(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
+        let reach = |location: &SetLocation| {
+            let folder = Key::new(location.folder()).expect("names make a key");
+            Reach { place: repository.folder_location(folder), mount: None }
+        };
+        let beside = |ancestor: &Ancestor| reach(&SetLocation { id: ancestor.set.clone(), ..commit.location() });
+        Self { own: reach(&commit.location()), ancestors: ancestors.iter().map(beside).collect() }
     }
 
     /// What a worker must see for it; nothing: it lies in a bucket.

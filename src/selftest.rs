@@ -164,7 +164,8 @@ async fn in_run(
 ) -> Result<Selftested, OperationError> {
     run.will_make(&policy.host, &Thing::Folder(scratch.to_owned()))?;
     let whole = scratch.join("whole");
-    export::export(control, repository, commit, &whole, progress).await?;
+    // What builds on others is a full set there.
+    let exported = export::export(control, repository, commit, &whole, request.identity.as_deref(), progress).await?;
     let root = scratch.join("repository");
     let location = Location::Local { folder: root.clone() };
     let repository = Repository::init(&location).map_err(failed(what))?;
@@ -175,8 +176,8 @@ async fn in_run(
             whole,
             repository,
             root,
-            manifest,
-            commit: commit.clone(),
+            manifest: exported.manifest.unwrap_or(manifest),
+            commit: exported.commit,
             keys,
             cancel: control.cancel.clone(),
         }),

@@ -264,6 +264,11 @@ impl State {
         self.lock(self.set_lock(set), "", false)
     }
 
+    /// The file with the key that opens what this machine notes of copies of volumes, and nothing else.
+    pub fn reader_key(&self) -> PathBuf {
+        self.folder.join("reader.key")
+    }
+
     fn run_lock(&self, run: &str) -> PathBuf {
         self.folder.join("runs").join(format!("{run}.lock"))
     }

@@ -23,6 +23,7 @@ pub mod check;
 pub mod copy;
 mod destinations;
 pub mod dump;
+mod join;
 pub mod process;
 pub mod restore;
 pub mod session;
@@ -36,7 +37,9 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 
 use crate::backup_set::certificate::Check;
-use crate::backup_set::{Ancestor, Codec, CopyMode, Object, ServerProfile, SetId, StoredObject, Tablespace};
+use crate::backup_set::{
+    Ancestor, Codec, CopyMode, Object, ServerProfile, SetId, StoredObject, Tablespace, VolumeCopy,
+};
 use crate::cluster::{DatabaseName, PgMajor, RepoName, RoleName};
 use crate::encryption::{Keys, Recipients};
 use crate::exit::Exit;
@@ -71,6 +74,8 @@ pub enum Request {
     Volume(Box<VolumeJob>),
     /// Unpack a volume backup into new volumes.
     Unpack(Box<UnpackJob>),
+    /// Make one object of a tar that is spread over several sets.
+    Join(Box<JoinJob>),
     /// Restore globals and databases from the set folder into an empty server.
     Restore(Box<RestoreJob>),
     /// Read objects and compare them with what was recorded.
@@ -219,6 +224,8 @@ pub struct BlocksJob {
     pub set: SetId,
     /// The object that the index goes to.
     pub object: String,
+    /// Whom the index is sealed to; None: to nobody.
+    pub readers: Option<Recipients>,
     /// Bytes in a block, where there is no parent.
     pub block_bytes: u32,
     /// The copy whose blocks are not written again; None: all are written.
@@ -262,6 +269,23 @@ impl UnpackJob {
     fn threads(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.threads).unwrap_or(NonZeroUsize::MIN)
     }
+}
+
+/// Everything it needs to make a full copy of an incremental one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinJob {
+    /// The tar; into no volumes.
+    pub tar: UnpackJob,
+    /// What is known of it, as a full copy.
+    pub copy: VolumeCopy,
+    /// The folder that the object goes to.
+    pub to: FolderLocation,
+    /// The object.
+    pub object: String,
+    /// Its codec.
+    pub codec: Codec,
+    /// Whom it is sealed to; None: to nobody.
+    pub recipients: Option<Recipients>,
 }
 
 /// The other objects that a tar is put together from.

@@ -134,7 +134,8 @@ impl Scene<'_> {
             assert!(unwritten.expect("no panic").is_empty(), "it was flushed");
             upload.commit()?;
         }
-        let documents = Documents::of(location, manifest, &container());
+        let recipe = super::recipe(&container(), &manifest).to_bytes();
+        let documents = Documents::of(location, manifest, &recipe, None);
         commit_set(store, &documents)?;
         Ok(documents.commit)
     }

@@ -81,7 +81,12 @@ impl fmt::Display for Full {
 }
 
 /// The copy that the next one of `policy` builds on, as far as that is known without the server.
-pub(super) fn find(control: &ControlPlane, policy: &Policy, repositories: &[Repository]) -> Result<Parent, Full> {
+pub(super) fn find(
+    control: &ControlPlane,
+    policy: &Policy,
+    repositories: &[Repository],
+    reader: Option<&Keys>,
+) -> Result<Parent, Full> {
     let mut common: Option<Vec<Commit>> = None;
     for repository in repositories {
         let here = catalogue::read(control, repository, Some(&policy.name)).map_err(Full::Unreadable)?.sets;
@@ -93,7 +98,13 @@ pub(super) fn find(control: &ControlPlane, policy: &Policy, repositories: &[Repo
     let common = common.unwrap_or_default();
     let newest = common.iter().filter(|set| set.kind == Kind::Volume).max_by_key(|set| set.order());
     let (Some(newest), Some(repository)) = (newest, repositories.first()) else { return Err(Full::First) };
-    let (manifest, keys) = control.manifest(repository, newest, None).map_err(Full::Unreadable)?;
+    // What this machine sealed, its own key opens; for anything else somebody's is needed.
+    let known =
+        reader.and_then(|keys| Some((catalogue::manifest(repository, newest, Some(keys)).ok()?, reader.cloned())));
+    let (manifest, keys) = match known {
+        Some(known) => known,
+        None => control.manifest(repository, newest, None).map_err(Full::Unreadable)?,
+    };
     let here: BTreeSet<&SetId> = common.iter().map(|set| &set.set).collect();
     let (ancestors, index) = suits(&manifest, policy, &here)?;
     let hold = |ancestor: &Ancestor| {

@@ -25,7 +25,7 @@ use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_wo
 use crate::docker::container::is_below;
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
-use crate::encryption::Recipients;
+use crate::encryption::{Keys, Recipients};
 use crate::exit::Exit;
 use crate::policy::{Layout, Policy, Rate};
 use crate::postgres::Login;
@@ -36,8 +36,9 @@ use crate::worker::session::{Session, SessionError};
 use crate::worker::{BlocksJob, Destination, Event, ParentJob, Request, VolumeJob};
 
 use super::copies::Copies;
+use super::documents::Documents;
 use super::parent::{self, Full, Parent};
-use super::{Documents, Made, commit_copies, destinations, inspect, look, make_staging, rule_out, running_container};
+use super::{Made, commit_copies, destinations, inspect, look, make_staging, recipe, rule_out, running_container};
 
 /// Codec threads: each has a frame of some MiB, and the worker must stay small on a large machine.
 const MOST_THREADS: usize = 16;
@@ -213,7 +214,13 @@ impl VolumePlan {
     }
 
     /// The request for the worker.
-    fn job(&self, login: Login, destinations: Vec<Destination>, parent: Option<&Parent>) -> VolumeJob {
+    fn job(
+        &self,
+        login: Login,
+        destinations: Vec<Destination>,
+        parent: Option<&Parent>,
+        reader: Option<&Keys>,
+    ) -> VolumeJob {
         VolumeJob {
             mode: self.mode,
             login,
@@ -234,6 +241,7 @@ impl VolumePlan {
             blocks: self.blocks.as_ref().map(|blocks| BlocksJob {
                 set: self.set.clone(),
                 object: blocks.object.clone(),
+                readers: self.recipients.as_ref().map(|all| reader.map_or_else(|| all.clone(), |key| all.and(key))),
                 block_bytes: blocks.block_bytes,
                 parent: parent.map(|parent| ParentJob {
                     place: parent.place.clone(),
@@ -333,10 +341,11 @@ pub(super) async fn in_run(
     progress(Tick::Step("looking at the server".to_owned()));
     let mut mounts = mount_volumes(policy, &container, &what)?;
     mounts.extend(make_staging(run, policy, copies, &what)?);
-    let parent = match policy.volume.full_every.get() {
-        1 => Err(Full::First),
-        _ => parent::find(control, policy, &copies.repositories()),
-    };
+    let indexed = policy.volume.full_every.get() > 1;
+    let sealed = control.configuration.settings.encryption.is_some();
+    let reader = if indexed && sealed { Some(control.reader()?) } else { None };
+    let parent =
+        if indexed { parent::find(control, policy, &copies.repositories(), reader.as_ref()) } else { Err(Full::First) };
     mounts.extend(parent.as_ref().ok().and_then(|parent| parent.mount.clone()));
     let cold = policy.volume.mode == CopyMode::Cold;
     // A worker in the network of a container that stops has none any more.
@@ -363,7 +372,7 @@ pub(super) async fn in_run(
     progress(Tick::Step(format!("copying {}{since}", planned.volumes.join(" "))));
     let expected = planned.expected_bytes();
     let heard = Mutex::new((Vec::<Object>::new(), Vec::<String>::new(), Vec::<(RepoName, SessionError)>::new()));
-    let request = Request::Volume(Box::new(planned.job(login, destinations, parent.as_ref())));
+    let request = Request::Volume(Box::new(planned.job(login, destinations, parent.as_ref(), reader.as_ref())));
     let done = session
         .request(&request, &control.cancel, |event| {
             let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -421,7 +430,8 @@ pub(super) async fn in_run(
         skipped: vec![],
         warnings: warnings.clone(),
     };
-    let documents = Documents::of(location, manifest, &container);
+    let recipe = recipe(&container, &manifest).to_bytes();
+    let documents = Documents::of(location, manifest, &recipe, reader.as_ref());
     commit_copies(run, policy, copies, &documents, &what)?;
     let mut exit = Exit::Ok;
     if let (true, Some(image)) = (cold, &image) {
@@ -517,7 +527,7 @@ mod tests {
             user: crate::cluster::RoleName::new("postgres").expect("a role"),
             password: None,
         };
-        let job = planned.job(login, vec![], None);
+        let job = planned.job(login, vec![], None, None);
         assert_eq!(
             (job.object.as_str(), job.label.as_str()),
             ("volume.tar.zst", "pglife 20261122T023000Z-volume-k3x9qa")

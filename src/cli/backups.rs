@@ -91,6 +91,8 @@ enum Command {
         /// The folder: empty, or not there yet
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
+        #[command(flatten)]
+        identity: Identity,
     },
     /// Delete one backup
     Delete {
@@ -130,7 +132,9 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         }
         Command::Pin { place, backup, reason, until } => pin::pin(&control, place, backup, reason, *until, context),
         Command::Unpin { place, backup } => pin::unpin(&control, place, backup, context),
-        Command::Export { place, backup, to } => export::run(&control, place, backup, to, context).await,
+        Command::Export { place, backup, to, identity } => {
+            export::run(&control, place, backup, to, identity.identity.as_deref(), context).await
+        }
         Command::Delete { place, wish } => delete::run(&control, place, wish, context).await,
     }
 }

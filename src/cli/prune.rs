@@ -215,7 +215,7 @@ fn note_outcomes(done: &[(&PrunePlan, Vec<Option<Outcome>>)], context: &Context)
                     ));
                 }
                 Some(Outcome::Needed) => {
-                    context.output.note(&format!("warning: {set} stays until one that builds on it is gone too"))
+                    context.output.note(&format!("warning: {set} stays until one that builds on it is gone too"));
                 }
                 Some(Outcome::Forbidden) => {
                     exit = exit.max(Exit::Credentials);

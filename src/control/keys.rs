@@ -1,6 +1,6 @@
 //! The keys that open encrypted sets: where they are looked for, and what to tell the one who has to bring them.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -22,6 +22,31 @@ impl ControlPlane {
             (None, Some(configured)) if configured.try_exists().unwrap_or(true) => read(configured).map(Some),
             (None, _) => Ok(None),
         }
+    }
+
+    /// The key of this machine for the manifests and block indexes of its own encrypted copies of volumes: the next copy needs them,
+    /// while nobody who could open the data is here. Made when it is first asked for.
+    pub fn reader(&self) -> Result<Keys, OperationError> {
+        let file = self.state.reader_key();
+        if file.try_exists().unwrap_or(true) {
+            return read(&file);
+        }
+        let keys = Keys::ephemeral();
+        let written = tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new("."))).and_then(|mut made| {
+            made.write_all(keys.reveal_text().as_bytes())?;
+            made.as_file().sync_all()?;
+            // Another process may have been quicker: its key counts.
+            match made.persist_noclobber(&file) {
+                Ok(_) => Ok(()),
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(error.error),
+            }
+        });
+        written.map_err(|error| OperationError {
+            source: Some(Box::new(error)),
+            ..OperationError::new(Exit::Failed, format!("{} cannot be written", file.display()))
+        })?;
+        read(&file)
     }
 
     /// The manifest of `commit`, and the keys that opened it where it is encrypted; see [`ControlPlane::keys`].

@@ -75,6 +75,11 @@ impl Keys {
         Self::parse(age::x25519::Identity::generate().to_string().expose_secret()).expect("a key reads back")
     }
 
+    /// The text of their file; secret.
+    pub fn reveal_text(&self) -> &str {
+        &self.text
+    }
+
     /// The public halves.
     pub fn recipients(&self) -> &[Recipient] {
         &self.recipients

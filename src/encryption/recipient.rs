@@ -174,8 +174,14 @@ impl Recipients {
     /// it is dropped.
     pub fn with_reader(&self) -> (Self, Keys) {
         let keys = Keys::ephemeral();
+        (self.and(&keys), keys)
+    }
+
+    /// The same, and who holds `keys`.
+    #[must_use]
+    pub fn and(&self, keys: &Keys) -> Self {
         let recipients = self.recipients.iter().chain(keys.recipients()).cloned().collect();
-        (Self { recipients, escrow: self.escrow.clone() }, keys)
+        Self { recipients, escrow: self.escrow.clone() }
     }
 
     /// What encrypts one stream to all of them: each stream gets a key of its own.

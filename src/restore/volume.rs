@@ -106,11 +106,12 @@ pub fn plan_volume_restore(
 
 impl VolumeRestorePlan {
     /// Bytes of the tar.
-    fn tar_bytes(&self) -> u64 {
+    pub(crate) fn tar_bytes(&self) -> u64 {
         self.chain.as_ref().map_or(self.object.plain.bytes, |chain| chain.tar_bytes)
     }
 
-    fn job(&self, source: &Source, keys: Option<Keys>) -> UnpackJob {
+    /// The request for the worker.
+    pub(crate) fn job(&self, source: &Source, keys: Option<Keys>) -> UnpackJob {
         let places = source.ancestors.iter().map(|reach| reach.place.clone());
         UnpackJob {
             place: source.own.place.clone(),

@@ -13,7 +13,8 @@ use crate::pipeline::Meter;
 use crate::postgres::{self, Login, PostgresError, inspect};
 
 use super::{
-    Event, Failure, PROTOCOL, Request, Trouble, Verdict, check, copy, dump, restore, unpack, upgrade, verify, volume,
+    Event, Failure, PROTOCOL, Request, Trouble, Verdict, check, copy, dump, join, restore, unpack, upgrade, verify,
+    volume,
 };
 
 /// How often progress is told.
@@ -105,6 +106,7 @@ async fn answer(request: Request, line: &Line) -> Result<Vec<String>, Failure> {
             Request::Dump(job) => dump::run(&job, &line, &runtime),
             Request::Volume(job) => volume::run(&job, &line, &runtime),
             Request::Unpack(job) => unpack::run(&job, &line),
+            Request::Join(job) => join::run(&job, &line),
             Request::Restore(job) => restore::run(&job, &line, &runtime),
             Request::Verify(job) => verify::run(&job, &line),
             Request::Copy(job) => copy::run(&job, &line),

@@ -7,7 +7,7 @@
 //! A name that would lead out of the volumes is refused. The digests are known at the end, so until the verdict what lies there is
 //! worthless: nobody may start a server on it.
 
-mod chain;
+pub(super) mod chain;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -57,7 +57,7 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
 }
 
 /// Why a tar was not read to its end.
-enum Unread {
+pub(super) enum Unread {
     /// Nobody took it.
     Abandoned,
     /// It cannot be read.

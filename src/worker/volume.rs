@@ -58,6 +58,10 @@ use server_manifest::ServerManifest;
 /// Plain bytes in a frame: larger ones save little, and there are `threads + 3` of them at once.
 const FRAME: u32 = 4 << 20;
 
+pub(super) fn frame_bytes() -> FrameBytes {
+    FrameBytes::new(FRAME).expect("a frame size within limits")
+}
+
 /// Does the job.
 pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Result<Vec<String>, Failure> {
     let begun = Instant::now();
@@ -69,7 +73,7 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     let compression = Compression {
         codec: job.codec,
         threads: NonZeroUsize::new(job.threads).unwrap_or(NonZeroUsize::MIN),
-        frame_bytes: FrameBytes::new(FRAME).expect("a frame size within limits"),
+        frame_bytes: frame_bytes(),
     };
     // A copy that fails ends the codec, and the other way round.
     let stop = line.stop.child_token();
@@ -110,10 +114,12 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         let (text, tar_bytes) = blocks.finish();
         copy.incremental = parent.map(|parent| Incremental { tar_bytes, ancestors: parent.ancestors.clone() });
         let mut upload = destinations.begin(&wanted.object)?;
-        let recipients = sealing.as_ref().map(|(recipients, _)| recipients);
-        let sealed = compress(&mut &text[..], &mut upload, compression, recipients, &line.meter, &line.stop)
+        let sealing = wanted.readers.as_ref().map(Recipients::with_reader);
+        let readers = sealing.as_ref().map(|(readers, _)| readers);
+        let sealed = compress(&mut &text[..], &mut upload, compression, readers, &line.meter, &line.stop)
             .map_err(|error| writing(&wanted.object, &error))?;
         upload.commit()?;
+        let keys = sealing.as_ref().map(|(_, keys)| keys);
         destinations.each(|folder| check(folder, &wanted.object, &sealed, keys))?;
         index = Some((&wanted.object, sealed));
     }

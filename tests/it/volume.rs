@@ -1,5 +1,7 @@
 //! Volume backups of servers that work: what was committed before the end is there, what is stock opens it, nothing is left behind.
 
+mod incremental;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -26,13 +26,14 @@ pub(super) async fn run(
     place: &Place,
     backup: &Selector,
     to: &Path,
+    identity: Option<&Path>,
     context: &Context,
 ) -> Result<Exit, Failure> {
     let policy = policy(control, place)?;
     let repositories = control.repositories_of(policy, place.repo.as_ref())?;
     let Found { repository, commit, elsewhere } = repositories.find(control, policy, backup)?;
     let reporter = context.reporter();
-    let exported = export::export(control, repository, &commit, to, &|tick| reporter.tick(tick)).await;
+    let exported = export::export(control, repository, &commit, to, identity, &|tick| reporter.tick(tick)).await;
     reporter.finish();
     let exported = exported.map_err(or_elsewhere(&elsewhere))?;
     let item = Item {
@@ -53,6 +54,10 @@ pub(super) async fn run(
         ]);
         table
     })?;
-    context.output.note("every byte is as it was written; RECOVER.md there tells how to recover without pglife");
+    let how = match commit.parent {
+        None => "every byte is as it was written",
+        Some(_) => "it is a full backup there, which needs no other",
+    };
+    context.output.note(&format!("{how}; RECOVER.md there tells how to recover without pglife"));
     Ok(Exit::Ok)
 }

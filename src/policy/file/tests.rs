@@ -157,6 +157,7 @@ fn the_smallest_policy_has_defaults() {
 
     [backup.volume]
     timezone = "UTC"
+    full_every = 1
     mode = "hot"
     volumes = ["/data", "/config", "/secret", "/log"]
     codec = "zstd:1"
@@ -498,7 +499,10 @@ fn the_schema_has_the_reader_s_ranges() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 15, "port, jobs and the five retention rules have two limits each, required has one");
+    assert_eq!(
+        checked, 17,
+        "port, jobs, full_every and the five retention rules have two limits each, required has one"
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::worker::process::Line as Messages;
 use crate::worker::{ChainJob, Failure, Trouble, UnpackJob, keys_for, pipeline_failure, storage_failure};
 
 /// Puts the tar together into `sink`.
-pub(super) fn read(
+pub(in crate::worker) fn read(
     job: &UnpackJob,
     chain: &ChainJob,
     folder: &Folder,

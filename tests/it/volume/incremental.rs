@@ -1,0 +1,228 @@
+//! Copies that build on each other: each is whole, none is larger than what changed, and nobody takes away what it needs.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{SUMS_AGREE, is_left_alone, let_work, working};
+use crate::house::{House, docker, sql};
+use crate::s3::{ADMIN, Server};
+
+const CHAINS_OF_THREE: &str = "[backup.volume]\nfull_every = 3";
+
+/// What was taken, and the objects in it.
+struct Taken {
+    set: String,
+    stored: u64,
+    parent: Option<String>,
+    objects: Vec<String>,
+}
+
+fn take(house: &House, cluster: &str, more: &[&str]) -> Taken {
+    let taken = house.items(&[&["backup", cluster, "--kind", "volume"], more].concat()).remove(0);
+    assert_eq!(taken["warnings"], serde_json::json!([]));
+    let peak = taken["worker_peak_memory_bytes"].as_u64().expect("a number");
+    assert!(peak > 0 && peak < 256 << 20, "the worker used {peak} bytes");
+    let set = taken["set"].as_str().expect("an id").to_owned();
+    let listed = house.items(&["backups", "list", cluster]);
+    let listed = listed.iter().find(|one| one["set"] == taken["set"]).expect("it is listed");
+    let shown = house.items(&["backups", "show", cluster, "--backup", &set]).remove(0);
+    let names = shown["objects"].as_array().expect("objects").iter().filter_map(|object| object["name"].as_str());
+    Taken {
+        set,
+        stored: taken["stored_bytes"].as_u64().expect("a number"),
+        parent: listed["parent"].as_str().map(str::to_owned),
+        objects: names.filter(|name| name.starts_with("volume.")).map(str::to_owned).collect(),
+    }
+}
+
+/// Rows that were committed before a copy ended; all of them must be in it.
+fn mark(container: &str, mark: &str) {
+    sql(
+        container,
+        "postgres",
+        &format!("create table if not exists mark (n text); insert into mark values ('{mark}')"),
+    );
+}
+
+fn marks(container: &str) -> String {
+    sql(container, "postgres", "select string_agg(n, ' ' order by n) from mark")
+}
+
+#[test]
+fn every_copy_of_a_chain_is_whole() {
+    let house = House::new("volchain");
+    let source = working(&house, "17", CHAINS_OF_THREE);
+    let container = format!("{source}-db");
+    mark(&container, "1");
+    let first = take(&house, &source, &[]);
+    assert_eq!(
+        (first.parent, first.objects),
+        (None, vec!["volume.tar.zst".to_owned(), "volume.blocks.zst".to_owned()])
+    );
+
+    // Relations are extended, rewritten, dropped, moved and truncated between the copies, and while they are made.
+    for statement in [
+        "update pgbench_accounts set abalance = abalance where aid % 1000 = 0",
+        "create table later as select n, md5(n::text) as label from generate_series(1, 5000) n",
+        "alter table kept set tablespace pg_default",
+        "truncate truncated",
+        "vacuum full rewritten",
+    ] {
+        sql(&container, "postgres", statement);
+    }
+    mark(&container, "2");
+    let second = take(&house, &source, &[]);
+    assert_eq!(second.parent.as_ref(), Some(&first.set));
+    assert_eq!(second.objects, ["volume.changes.zst", "volume.blocks.zst"]);
+    assert!(second.stored < first.stored / 2, "{} of {}", second.stored, first.stored);
+    sql(&container, "postgres", "drop table later; alter table kept set tablespace fast");
+    let_work(&container);
+    mark(&container, "3");
+    let third = take(&house, &source, &[]);
+    assert_eq!(third.parent.as_ref(), Some(&second.set));
+    is_left_alone(&container);
+    // Three in a row are enough.
+    let fourth = take(&house, &source, &[]);
+    assert_eq!((fourth.parent, fourth.objects[0].as_str()), (None, "volume.tar.zst"));
+    let verified = house.items(&["backups", "verify", &source]);
+    assert!(verified.len() == 4 && verified.iter().all(|one| one["intact"] == true), "{verified:?}");
+
+    // Each restores with one command, and without pglife.
+    for (number, set) in [("2", &second.set), ("3", &third.set)] {
+        let copy = house.name(&format!("copy{number}"));
+        house.pglife(&["restore", &source, "--backup", set, "--into", &copy]).ok();
+        let restored = format!("{copy}-db");
+        assert_eq!(sql(&restored, "postgres", SUMS_AGREE), "t", "{set}");
+        assert_eq!(marks(&restored), if number == "2" { "1 2" } else { "1 2 3" }, "{set}");
+        assert_eq!(sql(&restored, "postgres", "select count(*), min(label) is not null from kept"), "20000|t");
+        let later = sql(&restored, "postgres", "select to_regclass('later') is not null");
+        assert_eq!(later, if number == "2" { "t" } else { "f" });
+        docker(&["stop", &restored]);
+        let image = "pglife/postgres:17";
+        let checks = "/usr/lib/postgresql/17/bin/pg_checksums --check -D /data/17";
+        docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--volumes-from",
+            &restored,
+            "-u",
+            "postgres",
+            "--entrypoint",
+            "sh",
+            image,
+            "-c",
+            checks,
+        ]);
+    }
+    let folder = house.set_folder(&source, &third.set);
+    let text = fs::read_to_string(folder.join("RECOVER.md")).expect("instructions");
+    crate::recovery::follow(&text, &folder);
+    let recovered = format!("recovered-{source}");
+    assert_eq!(sql(&recovered, "postgres", SUMS_AGREE), "t");
+    assert_eq!(marks(&recovered), "1 2 3");
+
+    // Exported, it is a full one, which needs no other.
+    let out = house.path("out");
+    house.pglife(&["backups", "export", &source, "--backup", &second.set, "--to", &out.to_string_lossy()]).ok();
+    let mut names: Vec<String> = crate::house::files_below(&out)
+        .iter()
+        .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["COMMIT", "RECOVER.md", "manifest.json", "recipe.json", "volume.tar.zst"]);
+    let label = format!("tar -xOf - data/17/backup_label < <(zstd -dc {}/volume.tar.zst)", out.display());
+    let label = std::process::Command::new("bash").args(["-c", &label]).output().expect("it runs");
+    let label = String::from_utf8_lossy(&label.stdout).into_owned();
+    assert!(label.contains(&format!("LABEL: pglife {}", second.set)), "{label}");
+
+    needs_are_known(&house, &source, [&first.set, &second.set, &third.set]);
+}
+
+/// Nobody takes away what another set needs, and damage to it is told of every set that it is damage to.
+fn needs_are_known(house: &House, source: &str, [first, second, third]: [&String; 3]) {
+    let delete = |set: &str| house.pglife(&["backups", "delete", source, "--backup", set, "--yes", "--force"]);
+    delete(first).exits(4).says(&[second, "builds on it", "delete that one first"]);
+    let policy = format!("{CHAINS_OF_THREE}\n[retention]\nlast = 2");
+    house.policy("source", "17", &policy);
+    let pruned = house.items(&["prune", source, "--confirm"]);
+    assert!(pruned.iter().all(|one| one["outcome"] == "kept"), "{pruned:?}");
+    let reasons = |set: &str| {
+        let found = pruned.iter().find(|one| one["set"] == set).expect("it is there");
+        found["reasons"].to_string()
+    };
+    assert!(reasons(first).contains(second.as_str()) && reasons(second).contains(third.as_str()));
+
+    let object = house.set_folder(source, first).join("volume.tar.zst");
+    let mut bytes = fs::read(&object).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&object, bytes).expect("written");
+    let verified = house.pglife(&["backups", "verify", source, "-o", "json", "--backup", third]).exits(21);
+    verified.says(&[&format!("{third} in repository \"local\" builds on {first}, which is damaged")]);
+    // Changed bytes are not taken for content: where they are needed, the restore ends.
+    let into = house.name("spoiled");
+    let restored = house.pglife(&["restore", source, "--backup", third, "--into", &into]);
+    assert!([0, 21].contains(&restored.exit), "{}", restored.stderr);
+    fs::remove_file(&object).expect("removed");
+    let lost = house.name("lost");
+    house.pglife(&["restore", source, "--backup", third, "--into", &lost]).exits(21).says(&[first]);
+    // The next copy does not need what is gone.
+    let fifth = take(house, source, &[]);
+    assert!(fifth.parent.is_some_and(|parent| parent != *third));
+    delete(third).ok();
+    delete(second).ok();
+    delete(first).ok();
+}
+
+#[test]
+fn a_chain_is_sealed_copied_and_proven_out_of_a_bucket() {
+    let house = House::new("volchains3");
+    let key = house.encrypt()[0].clone();
+    let server = Server::start(&house, "s3");
+    server.bucket("pglife-chain");
+    let credentials = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", ADMIN.0, ADMIN.1);
+    house.write_secret("s3.credentials", &credentials);
+    let settings = fs::read_to_string(house.path("pglife.toml")).expect("read");
+    let bucket = format!(
+        "\n[repos.offsite]\ntype = \"s3\"\nbucket = \"pglife-chain\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n\
+         credentials_file = \"s3.credentials\"\n",
+        server.endpoint()
+    );
+    house.write("pglife.toml", &format!("{settings}{bucket}"));
+    house.pglife(&["repo", "init", "offsite"]).ok();
+    let source = house.cluster("source", "15", "[backup.dump]\nrepos = [\"offsite\", \"local\"]");
+    let container = format!("{source}-db");
+    sql(&container, "postgres", "create table t as select n, md5(n::text) as label from generate_series(1, 50000) n");
+    // Whether the secret key is here or not.
+    let identity = ["--identity", key.as_str()];
+    let back_up = |more: &[&str]| {
+        let taken = house.items(&[&["backup", &source, "--kind", "volume", "--incremental"], more].concat()).remove(0);
+        (taken["set"].as_str().expect("an id").to_owned(), taken["stored_bytes"].as_u64().expect("a number"))
+    };
+    let (first, full) = back_up(&[]);
+    sql(&container, "postgres", "update t set label = 'x' where n < 100");
+    let (second, changed) = back_up(&["--mode", "cold"]);
+    assert!(changed < full / 2, "{changed} of {full}");
+    sql(&container, "postgres", "delete from t where n > 40000");
+    let (third, _) = back_up(&[]);
+    let listed = house.items(&["backups", "list", &source]);
+    let parents: Vec<&Value> = listed.iter().map(|one| &one["parent"]).collect();
+    assert_eq!(parents, [&Value::Null, &first.as_str().into(), &second.as_str().into()]);
+
+    // One repository loses all of it, and gets it back, parents first.
+    fs::remove_dir_all(house.path(&format!("repo/{source}"))).expect("removed");
+    let copied = house.items(&["repo", "sync", "local"]);
+    assert_eq!(copied.iter().map(|one| one["set"].clone()).collect::<Vec<_>>(), [first.as_str(), &second, &third]);
+    house.pglife(&[&["backups", "verify", &source], &identity[..]].concat()).ok();
+    // Out of the bucket alone.
+    fs::rename(house.path("repo"), house.path("away")).expect("moved");
+    let drilled = house.pglife(&[&["drill", &source, "--backup", "latest:volume"], &identity[..]].concat()).ok();
+    drilled.says(&["proven"]);
+    let copy = house.name("copy");
+    house.pglife(&[&["restore", &source, "--backup", &third, "--into", &copy], &identity[..]].concat()).ok();
+    let rows = "select count(*), count(*) filter (where label = 'x') from t";
+    assert_eq!(sql(&format!("{copy}-db"), "postgres", rows), "40000|99");
+}
