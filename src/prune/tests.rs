@@ -57,13 +57,19 @@ impl House {
 
     /// Writes a committed set of the day `day` of November 2026, as a backup would.
     fn set(&self, day: u8) -> Commit {
+        self.set_on(day, None)
+    }
+
+    /// The same, of one that builds on `parent`.
+    fn set_on(&self, day: u8, parent: Option<&Commit>) -> Commit {
         let manifest = Manifest {
             set: SetId::new(at(&format!("2026-11-{day:02}T02:30:00Z")), Kind::Dump, day.into()),
             completed_at: at(&format!("2026-11-{day:02}T02:40:00Z")),
             ..example_manifest()
         };
         let bytes = manifest.to_bytes();
-        let commit = Commit::to_manifest(&manifest, &bytes);
+        let parent = parent.map(|parent| parent.set.clone());
+        let commit = Commit { parent, ..Commit::to_manifest(&manifest, &bytes) };
         let place = |name: &str| key(&commit.location().key(name));
         for object in &manifest.objects {
             self.store.put(&place(&object.name), b"stored").expect("stored");
@@ -284,6 +290,33 @@ async fn what_must_stay_is_deleted_by_hand_only_with_force_and_never_with_a_pin(
     let done = delete(&house.control, house.policy(), &name, &repository, &only, false).await;
     assert_eq!(done.expect("deleted"), Outcome::Deleted);
     assert_eq!(house.whole_sets(), [second.set]);
+}
+
+/// What cannot go yet keeps what it builds on; and nothing goes before what builds on it.
+#[tokio::test]
+async fn a_set_goes_after_those_that_build_on_it() {
+    let house = House::new();
+    let full = house.set(1);
+    let child = house.set_on(2, Some(&full));
+    house.set_on(3, Some(&child));
+    let [other, newest] = [4, 5].map(|day| house.set(day));
+    let (name, repository) = house.repository();
+    let by_hand = delete(&house.control, house.policy(), &name, &repository, &full, true).await.expect_err("needed");
+    assert!(by_hand.next.expect("advice").contains(child.set.as_str()), "whatever the force");
+
+    let held = house.control.state.hold_set(&child.set).expect("held");
+    let outcomes = |result: &PruneResult| result.pruned[0].outcomes.clone();
+    assert_eq!(outcomes(&house.prune().await), [Outcome::Needed, InUse, Deleted, Kept, Kept]);
+    assert_eq!(house.whole_sets(), [&full, &child, &other, &newest].map(|commit| commit.set.clone()));
+    drop(held);
+    assert_eq!(outcomes(&house.prune().await), [Deleted, Deleted, Kept, Kept]);
+
+    // One that stays keeps all of its chain.
+    let sixth = house.set_on(6, Some(&newest));
+    assert_eq!(outcomes(&house.prune().await), [Deleted, Kept, Kept]);
+    let seventh = house.set_on(7, Some(&sixth));
+    house.set_on(8, Some(&seventh));
+    assert_eq!(outcomes(&house.prune().await), [const { Kept }; 4]);
 }
 
 #[test]

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::thread;
 
+use crossbeam_channel::bounded;
 use tokio_util::sync::CancellationToken;
 
 use crate::backup_set::SetId;
@@ -19,7 +21,9 @@ use crate::worker::{Failure, ParentJob, keys_for, storage_failure};
 use super::archive::Broken;
 
 /// What is read of a file at once; a multiple of every block size.
-pub(super) const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
+/// Chunks under way: one is read while another is compared.
+const BUFFERS: usize = 3;
 
 /// The files of the parent.
 #[derive(Debug, Default)]
@@ -70,7 +74,7 @@ pub(super) struct Blocks {
     given: u64,
     /// What was written since the last file's content.
     between: Vec<Part>,
-    buffer: Vec<u8>,
+    buffers: [Vec<u8>; BUFFERS],
 }
 
 /// The file whose content is being written.
@@ -127,7 +131,7 @@ impl Blocks {
         let sources = [vec![set], parent.sources.clone()].concat();
         let writer = IndexWriter::begin(Vec::new(), block_bytes, sources).expect("memory takes everything");
         let block_bytes = block_bytes as usize;
-        Self { writer, block_bytes, parent, given: 0, between: vec![], buffer: vec![0; CHUNK] }
+        Self { writer, block_bytes, parent, given: 0, between: vec![], buffers: Default::default() }
     }
 
     /// Bytes were written that are no file's content.
@@ -145,14 +149,13 @@ impl Blocks {
     pub(super) fn file(
         &mut self,
         name: &str,
-        source: &mut dyn Read,
+        source: &mut (dyn Read + Send),
         promised: u64,
-        see: &mut dyn FnMut(&[u8]),
+        see: &mut (dyn FnMut(&[u8]) + Send),
         give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
         let between = Line { parts: std::mem::take(&mut self.between), ..Line::default() };
         self.push(&between);
-        let mut buffer = std::mem::take(&mut self.buffer);
         let mut file = Comparison {
             known: self.parent.files.get(name),
             part: 0,
@@ -160,30 +163,23 @@ impl Blocks {
             at: 0,
             line: Line { path: Some(name.to_owned()), ..Line::default() },
         };
-        let mut rest = promised;
-        while rest > 0 {
-            let wanted = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
-            let chunk = &mut buffer[..wanted];
-            let read = fill(source, chunk).map_err(Broken::Unreadable)?;
-            chunk[read..].fill(0);
-            see(chunk);
+        let (block_bytes, given) = (self.block_bytes, &mut self.given);
+        in_chunks(source, promised, &mut self.buffers, see, &mut |chunk| {
             // What must be written is written in rows of blocks.
             let mut row = 0..0;
-            for (number, block) in chunk.chunks(self.block_bytes).enumerate() {
-                let at = number * self.block_bytes;
-                if file.block(block, self.given) {
-                    self.given += block.len() as u64;
-                    row = if row.end == at {
-                        row.start..at + block.len()
-                    } else {
-                        flush(chunk, row, give, at)?..at + block.len()
-                    };
+            for (number, block) in chunk.chunks(block_bytes).enumerate() {
+                let at = number * block_bytes;
+                if file.block(block, *given) {
+                    *given += block.len() as u64;
+                    if row.end != at {
+                        give(&chunk[row])?;
+                        row = at..at;
+                    }
+                    row.end = at + block.len();
                 }
             }
-            flush(chunk, row, give, 0)?;
-            rest -= wanted as u64;
-        }
-        self.buffer = buffer;
+            give(&chunk[row])
+        })?;
         let line = file.line;
         self.push(&line);
         Ok(())
@@ -197,17 +193,51 @@ impl Blocks {
     }
 }
 
-/// Writes a row of blocks, and begins the next one at `next`.
-fn flush(
-    chunk: &[u8],
-    row: std::ops::Range<usize>,
-    give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
-    next: usize,
-) -> Result<usize, Broken> {
-    if !row.is_empty() {
-        give(&chunk[row])?;
+/// Reads `promised` bytes, zeros where `source` has fewer, and hands them on in chunks: to `see`, where it is read, and then to `each`. A
+/// large file is read on a thread of its own, so that both ends have a core.
+fn in_chunks(
+    source: &mut (dyn Read + Send),
+    promised: u64,
+    buffers: &mut [Vec<u8>; BUFFERS],
+    see: &mut (dyn FnMut(&[u8]) + Send),
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
+) -> Result<(), Broken> {
+    let mut rest = promised;
+    let mut next = |buffer: &mut Vec<u8>| -> Result<bool, Broken> {
+        buffer.resize(usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK), 0);
+        let read = fill(source, buffer).map_err(Broken::Unreadable)?;
+        buffer[read..].fill(0);
+        see(buffer);
+        rest -= buffer.len() as u64;
+        Ok(!buffer.is_empty())
+    };
+    if promised <= CHUNK as u64 {
+        return if next(&mut buffers[0])? { each(&buffers[0]) } else { Ok(()) };
     }
-    Ok(next)
+    let (full_sender, full) = bounded::<Vec<u8>>(BUFFERS);
+    let (empty_sender, empty) = bounded::<Vec<u8>>(BUFFERS);
+    for buffer in buffers.iter_mut() {
+        empty_sender.send(std::mem::take(buffer)).expect("there is room for all buffers");
+    }
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || {
+            // Nobody gives a buffer back when the other end has failed, and knows why.
+            while let Ok(mut buffer) = empty.recv() {
+                if !next(&mut buffer)? || full_sender.send(buffer).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let compared = full.iter().try_for_each(|chunk| {
+            each(&chunk)?;
+            empty_sender.send(chunk).ok();
+            Ok(())
+        });
+        drop((full, empty_sender));
+        let read = reading.join().unwrap_or_else(|_| Err(Broken::Unreadable(io::Error::other("reading hit a bug"))));
+        compared.and(read)
+    })
 }
 
 /// Reads until `buffer` is full or the source ends.
@@ -318,6 +348,30 @@ mod tests {
         };
         blocks.file("a", &mut &[7; 10][..], 20_000, &mut |_| (), &mut give).expect("memory");
         assert_eq!(given, [vec![7; 10], vec![0; 19_990]].concat());
+    }
+
+    #[test]
+    fn a_large_file_is_the_same_in_chunks() {
+        let content: Vec<u8> = (0..3 * CHUNK + 4711).map(|at| u8::try_from(at / 777 % 251).expect("small")).collect();
+        for (missing, fails) in [(0, false), (CHUNK + 5, false), (0, true)] {
+            let mut blocks =
+                Blocks::begin("20261122T023000Z-volume-k3x9qa".parse().expect("an id"), SMALLEST_BLOCK, None);
+            let (mut seen, mut given) = (Vec::new(), Vec::new());
+            let mut see = |bytes: &[u8]| seen.extend_from_slice(bytes);
+            let mut give = |bytes: &[u8]| {
+                given.extend_from_slice(bytes);
+                if fails { Err(Broken::Gone) } else { Ok(()) }
+            };
+            let mut source = &content[..content.len() - missing];
+            let done = blocks.file("a", &mut source, content.len() as u64, &mut see, &mut give);
+            assert_eq!(done.is_err(), fails);
+            if !fails {
+                let mut expected = content.clone();
+                let end = expected.len() - missing;
+                expected[end..].fill(0);
+                assert!(seen == expected && given == expected);
+            }
+        }
     }
 
     #[test]

@@ -205,7 +205,13 @@ impl<'a> Copier<'a> {
         self.head(path, owner, Kind::Folder)
     }
 
-    fn content(&mut self, path: &Path, owner: Owner, bytes: u64, source: &mut dyn Read) -> Result<(), CopyError> {
+    fn content(
+        &mut self,
+        path: &Path,
+        owner: Owner,
+        bytes: u64,
+        source: &mut (dyn Read + Send),
+    ) -> Result<(), CopyError> {
         self.head(path, owner, Kind::File(bytes))?;
         let in_server = self.selection.in_server(path).filter(|name| {
             // WAL is checked by what is in it; and the manifest is not in itself.
@@ -273,7 +279,7 @@ impl<'a> Copier<'a> {
 
 /// A source that ends with an error when it should stop, and gives no more than its pace allows.
 struct Stoppable<'a> {
-    source: &'a mut dyn Read,
+    source: &'a mut (dyn Read + Send),
     pace: Option<&'a mut Pace>,
     stop: &'a CancellationToken,
 }
