@@ -32,6 +32,7 @@ use crate::postgres::Login;
 use crate::postgres::hot_backup::HotBackup;
 use crate::provision;
 use crate::state::Thing;
+use crate::storage::Repository;
 use crate::worker::session::{Session, SessionError};
 use crate::worker::{BlocksJob, Destination, Event, ParentJob, Request, VolumeJob};
 
@@ -52,7 +53,7 @@ pub struct VolumePlan {
     pub set: SetId,
     /// The history it belongs to.
     pub lineage: Lineage,
-    /// The object.
+    /// The object of a full copy.
     pub object: String,
     /// While the server runs, or while it is stopped.
     pub mode: CopyMode,
@@ -170,7 +171,7 @@ pub fn plan_volume(
     }
     let naming = Naming::of_set(recipients.is_some());
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
-    let blocks = (policy.volume.full_every.get() > 1).then(|| BlocksPlan {
+    let blocks = is_indexed(policy).then(|| BlocksPlan {
         object: naming.blocks(),
         block_bytes: block_index::block_bytes(bytes),
         changes: naming.changes(),
@@ -254,6 +255,19 @@ impl VolumePlan {
         }
     }
 
+    /// The copies that it builds on, nearest first; none: it is a full one.
+    pub fn ancestors(&self) -> &[SetId] {
+        self.blocks.as_ref().map_or(&[], |blocks| &blocks.ancestors)
+    }
+
+    /// The object that the volumes go to.
+    pub fn object(&self) -> &str {
+        match &self.blocks {
+            Some(blocks) if !blocks.ancestors.is_empty() => &blocks.changes,
+            _ => &self.object,
+        }
+    }
+
     /// Whether these are the objects that the worker was asked for.
     fn is_all(&self, objects: &[Object]) -> bool {
         let (volume, index) = match (objects, &self.blocks) {
@@ -298,7 +312,35 @@ pub async fn dry_run(
     repository: Option<&RepoName>,
 ) -> Result<VolumePlan, OperationError> {
     let what = format!("planning a volume backup of cluster \"{}\" failed", policy.name);
-    look(control, policy, repository, &what, |server| plan(control, policy, server, &what)).await
+    let repositories = control.repositories_of(policy, repository)?.open;
+    let repositories: Vec<Repository> = repositories.into_iter().map(|(_, repository)| repository).collect();
+    let reader = reader(control, policy)?;
+    let parent = find_parent(control, policy, &repositories, reader.as_ref());
+    look(control, policy, repository, &what, |server| {
+        let mut planned = plan(control, policy, server, &what)?;
+        planned.build_on(parent);
+        Ok(planned)
+    })
+    .await
+}
+
+/// The key that opens this machine's block indexes, where there are any and they are sealed.
+fn reader(control: &ControlPlane, policy: &Policy) -> Result<Option<Keys>, OperationError> {
+    let wanted = is_indexed(policy) && control.configuration.settings.encryption.is_some();
+    wanted.then(|| control.reader()).transpose()
+}
+
+fn is_indexed(policy: &Policy) -> bool {
+    policy.volume.full_every.get() > 1
+}
+
+fn find_parent(
+    control: &ControlPlane,
+    policy: &Policy,
+    repositories: &[Repository],
+    reader: Option<&Keys>,
+) -> Result<Parent, Full> {
+    if is_indexed(policy) { parent::find(control, policy, repositories, reader) } else { Err(Full::First) }
 }
 
 /// The volumes as the worker sees them: where the server does, and read-only.
@@ -341,11 +383,8 @@ pub(super) async fn in_run(
     progress(Tick::Step("looking at the server".to_owned()));
     let mut mounts = mount_volumes(policy, &container, &what)?;
     mounts.extend(make_staging(run, policy, copies, &what)?);
-    let indexed = policy.volume.full_every.get() > 1;
-    let sealed = control.configuration.settings.encryption.is_some();
-    let reader = if indexed && sealed { Some(control.reader()?) } else { None };
-    let parent =
-        if indexed { parent::find(control, policy, &copies.repositories(), reader.as_ref()) } else { Err(Full::First) };
+    let reader = reader(control, policy)?;
+    let parent = find_parent(control, policy, &copies.repositories(), reader.as_ref());
     mounts.extend(parent.as_ref().ok().and_then(|parent| parent.mount.clone()));
     let cold = policy.volume.mode == CopyMode::Cold;
     // A worker in the network of a container that stops has none any more.

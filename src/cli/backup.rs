@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Context, Failure, human, output};
 use crate::backup::volume::{self, VolumePlan};
 use crate::backup::{self, DumpPlan, Taken};
-use crate::backup_set::{self, CopyMode};
+use crate::backup_set::{self, CopyMode, SetId};
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::OperationError;
 use crate::exit::Exit;
@@ -76,6 +76,9 @@ struct Item<'a> {
     cluster: &'a ClusterName,
     kind: backup_set::Kind,
     set: String,
+    /// The set that it builds on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a SetId>,
     lineage: String,
     repositories: Vec<&'a RepoName>,
     missing: Vec<&'a RepoName>,
@@ -154,6 +157,7 @@ fn item(taken: &Taken) -> Item<'_> {
         cluster: &commit.cluster,
         kind: commit.kind,
         set: commit.set.to_string(),
+        parent: commit.parent.as_ref(),
         lineage: commit.lineage.to_string(),
         repositories: taken.repositories().collect(),
         missing: taken.copies.iter().filter(|copy| copy.failure.is_some()).map(|copy| &copy.repository).collect(),
@@ -227,7 +231,7 @@ fn show_volume_plan(plan: &VolumePlan, context: &Context) -> Result<(), Failure>
     context.output.items("VolumePlan", std::slice::from_ref(plan), |_| {
         let mut table = output::table(&["VOLUME", "OBJECT"]);
         for volume in &plan.volumes {
-            table.add_row([volume, &plan.object]);
+            table.add_row([volume, plan.object()]);
         }
         table
     })?;
@@ -235,11 +239,14 @@ fn show_volume_plan(plan: &VolumePlan, context: &Context) -> Result<(), Failure>
         context.output.note(&format!("warning: {warning}"));
     }
     context.output.note(&format!(
-        "nothing was done; a backup of {} (PostgreSQL {}, lineage {}) would copy its volumes while the server {}, databases of {}, \
+        "nothing was done; a backup of {} (PostgreSQL {}, lineage {}) would copy {} while the server {}, databases of {}, \
          codec {} on {} threads",
         plan.cluster,
         plan.server.version,
         plan.lineage,
+        plan.ancestors()
+            .first()
+            .map_or_else(|| "its volumes".to_owned(), |parent| format!("what changed in its volumes since {parent}")),
         match plan.mode {
             CopyMode::Hot => "runs",
             CopyMode::Cold => "is stopped",

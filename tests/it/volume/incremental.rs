@@ -84,7 +84,7 @@ fn every_copy_of_a_chain_is_whole() {
     is_left_alone(&container);
     // Three in a row are enough.
     let fourth = take(&house, &source, &[]);
-    assert_eq!((fourth.parent, fourth.objects[0].as_str()), (None, "volume.tar.zst"));
+    assert_eq!((&fourth.parent, fourth.objects[0].as_str()), (&None, "volume.tar.zst"));
     let verified = house.items(&["backups", "verify", &source]);
     assert!(verified.len() == 4 && verified.iter().all(|one| one["intact"] == true), "{verified:?}");
 
@@ -125,6 +125,8 @@ fn every_copy_of_a_chain_is_whole() {
     assert_eq!(marks(&recovered), "1 2 3");
 
     // Exported, it is a full one, which needs no other.
+    let planned = house.items(&["backup", &source, "--kind", "volume", "--dry-run"]).remove(0);
+    assert_eq!(planned["blocks"]["ancestors"], serde_json::json!([fourth.set]));
     let out = house.path("out");
     house.pglife(&["backups", "export", &source, "--backup", &second.set, "--to", &out.to_string_lossy()]).ok();
     let mut names: Vec<String> = crate::house::files_below(&out)
@@ -171,7 +173,13 @@ fn needs_are_known(house: &House, source: &str, [first, second, third]: [&String
     house.pglife(&["restore", source, "--backup", third, "--into", &lost]).exits(21).says(&[first]);
     // The next copy does not need what is gone.
     let fifth = take(house, source, &[]);
-    assert!(fifth.parent.is_some_and(|parent| parent != *third));
+    assert!(fifth.parent.as_ref().is_some_and(|parent| parent != third));
+    // Nor one whose blocks are not known any more, and says so.
+    let planned = || house.items(&["backup", source, "--kind", "volume", "--dry-run"]).remove(0);
+    assert_eq!(planned()["blocks"]["ancestors"][0], fifth.set);
+    fs::remove_file(house.set_folder(source, &fifth.set).join("volume.blocks.zst")).expect("removed");
+    let full = house.pglife(&["backup", source, "--kind", "volume", "-o", "json"]).exits(3);
+    full.says(&["a full copy was taken", &fifth.set]);
     delete(third).ok();
     delete(second).ok();
     delete(first).ok();
