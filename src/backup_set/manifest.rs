@@ -476,7 +476,7 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_manifest_is_named_as_such() {
         let bytes = Manifest { version: MANIFEST_VERSION + 1, ..example() }.to_bytes();
-        assert!(matches!(Manifest::from_bytes(&bytes), Err(FormatError::Newer { found: 4, .. })));
+        assert!(matches!(Manifest::from_bytes(&bytes), Err(FormatError::Newer { found: 5, .. })));
     }
 
     proptest! {
