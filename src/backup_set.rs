@@ -37,8 +37,8 @@ pub use digest::{Digest, DigestError};
 pub use id::{Kind, SetId, SetIdError};
 pub use layout::{Naming, SetLocation, drill_key_owner, pin_key_owner, set_object};
 pub use manifest::{
-    Ancestor, Content, CopyMode, DatabaseProfile, FormatError, ImageReference, Incremental, MANIFEST_VERSION, Manifest,
-    Measured, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
+    Ancestor, Content, CopyMode, DamagedFile, DatabaseProfile, FormatError, ImageReference, Incremental,
+    MANIFEST_VERSION, Manifest, Measured, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
 };
 pub use pin::{PIN_VERSION, Pin, PinError};
 pub use recover::{Recipe, RecipeMount, RestoreStep, cover, instructions, restore_order};

@@ -212,6 +212,9 @@ pub struct VolumeJob {
     pub threads: usize,
     /// Whom it is sealed to; None: to nobody.
     pub recipients: Option<Recipients>,
+    /// Whether its pages have checksums.
+    #[serde(default)]
+    pub page_checksums: bool,
     /// What is to be noted of its blocks, so that a later copy needs to hold only what changed.
     #[serde(default)]
     pub blocks: Option<BlocksJob>,

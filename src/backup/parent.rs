@@ -177,6 +177,7 @@ mod tests {
             backup_label: String::new(),
             entries: 1,
             server_files: 1,
+            damaged: vec![],
             incremental,
         };
         let mut manifest = example_manifest();

@@ -239,6 +239,7 @@ impl VolumePlan {
             rate_limit: self.rate_limit_bytes_per_second,
             threads: self.threads,
             recipients: self.recipients.clone(),
+            page_checksums: self.server.data_checksums,
             blocks: self.blocks.as_ref().map(|blocks| BlocksJob {
                 set: self.set.clone(),
                 object: blocks.object.clone(),

@@ -107,9 +107,36 @@ pub struct VolumeCopy {
     pub entries: u64,
     /// Files in it that PostgreSQL's own `backup_manifest` lists.
     pub server_files: u64,
+    /// Files with pages that are not what their checksums say: they were damaged on the disk before they were copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<DamagedFile>,
     /// What is not in the object, because an earlier set has it; None: the object is the whole tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incremental: Option<Incremental>,
+}
+
+/// A file of a relation with damaged pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Its name in the data directory.
+    pub file: String,
+    /// The relation, as `database.schema.name`, where the server could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<String>,
+    /// How many of its pages are damaged.
+    pub count: u64,
+    /// Which blocks of the relation they are; the first ones.
+    pub blocks: Vec<u32>,
+}
+
+impl DamagedFile {
+    /// What to tell the operator.
+    pub fn words(&self) -> String {
+        let relation = self.relation.as_ref().map_or_else(String::new, |relation| format!("{relation}, "));
+        let blocks: Vec<String> = self.blocks.iter().map(ToString::to_string).collect();
+        let more = if self.count > self.blocks.len() as u64 { ", …" } else { "" };
+        format!("{} damaged pages in {relation}{}: blocks {}{more}", self.count, self.file, blocks.join(", "))
+    }
 }
 
 /// A tar that is put together from the objects of several sets.

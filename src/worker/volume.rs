@@ -23,6 +23,8 @@ mod blocks;
 mod cold;
 mod copier;
 mod pace;
+mod pages;
+mod relations;
 mod selection;
 mod server_manifest;
 
@@ -123,6 +125,9 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         destinations.each(|folder| check(folder, &wanted.object, &sealed, keys))?;
         index = Some((&wanted.object, sealed));
     }
+    for damaged in &copy.damaged {
+        line.warn(format!("{}; see the server's log, and take a dump of what can still be read", damaged.words()));
+    }
     let tell = |name: &str, content, Sealed { stored, plain }, seconds| {
         line.tell(&Event::Object(Object { name: name.to_owned(), content, stored, plain, seconds }));
     };
@@ -210,6 +215,7 @@ fn copy(
         Selection { mode: job.mode, tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone() };
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
+    copier.judge_before = job.page_checksums.then_some(server.start().0);
     let server = Arc::new(server);
     while_it_lasts(&server, runtime, stop, || {
         for volume in &job.volumes {
@@ -239,6 +245,8 @@ fn copy(
     let segments: Vec<String> =
         hot_backup::segments(timeline, server.start(), stopped.stop, job.wal_segment_bytes).collect();
     copy_wal(&mut copier, &pgdata, &segments, job.wal_segment_bytes, file)?;
+    let found = std::mem::take(&mut copier.damaged);
+    let damaged = wait(runtime, stop, async { Ok(relations::name(&job.login, found).await) })?;
     let start = server.start();
     // The WAL is copied: the slot may go.
     drop(server);
@@ -263,6 +271,7 @@ fn copy(
         backup_label,
         entries,
         server_files: files,
+        damaged,
         incremental: None,
     };
     Ok(Copied { copy, blocks })

@@ -450,6 +450,41 @@ fn a_copy_is_no_faster_than_its_limit() {
 }
 
 #[test]
+fn a_page_that_is_damaged_on_the_disk_is_named() {
+    let house = House::new("volpages");
+    let source = house.cluster("source", "17", "");
+    let container = format!("{source}-db");
+    for statement in [
+        "create database orders",
+        "create table harmless as select n from generate_series(1, 10000) n",
+        "vacuum harmless",
+    ] {
+        sql(&container, "postgres", statement);
+    }
+    sql(&container, "orders", "create table item as select n, md5(n::text) as label from generate_series(1, 10000) n");
+    sql(&container, "orders", "vacuum item");
+    sql(&container, "postgres", "checkpoint");
+    // Pages that are written meanwhile are not taken for damaged ones.
+    beside(&container, "pgbench -i -q -s 3 postgres && pgbench -n -c 2 -T 10 postgres");
+    let whole = back_up(&house, &source);
+    assert_eq!(house.manifest(&source, &whole)["objects"][0]["damaged"], serde_json::Value::Null);
+
+    let file = sql(&container, "orders", "select pg_relation_filepath('item')");
+    let plant = format!("printf 'rot' | dd of=/data/17/{file} bs=1 seek=$((3 * 8192 + 4000)) conv=notrunc status=none");
+    docker(&["exec", "-u", "postgres", &container, "sh", "-c", &plant]);
+    for mode in ["hot", "cold"] {
+        let taken = house.pglife(&["backup", &source, "--kind", "volume", "--mode", mode, "-o", "json"]).exits(3);
+        taken.says(&["1 damaged pages in", &file, "blocks 3", "take a dump"]);
+        let set = house.items(&["backups", "list", &source]).pop().expect("one")["set"].clone();
+        let damaged = house.manifest(&source, set.as_str().expect("an id"))["objects"][0]["damaged"].clone();
+        let relation = if mode == "hot" { "orders.public.item".into() } else { serde_json::Value::Null };
+        assert_eq!((damaged.as_array().map(Vec::len), &damaged[0]["relation"]), (Some(1), &relation), "{damaged}");
+        // A copy of it is no better: the drill says so too.
+        house.pglife(&["drill", &source, "--backup", "latest:volume"]).exits(20);
+    }
+}
+
+#[test]
 fn what_cannot_be_copied_or_restored_is_refused() {
     let house = House::new("volno");
     let source = house.cluster(

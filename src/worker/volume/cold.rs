@@ -41,6 +41,7 @@ pub(super) fn copy(
         Selection { tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone(), mode: job.mode };
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
+    copier.judge_before = job.page_checksums.then_some(u64::MAX);
     for volume in &job.volumes {
         copier.volume(Path::new(volume))?;
     }
@@ -65,6 +66,7 @@ pub(super) fn copy(
     if job.major.is_at_least(13) {
         copier.made(&pgdata.join("backup_manifest"), file, &manifest.finish(None))?;
     }
+    let damaged = std::mem::take(&mut copier.damaged);
     let (entries, blocks) = copier.finish()?;
     let copy = VolumeCopy {
         volumes: job.volumes.clone(),
@@ -78,6 +80,7 @@ pub(super) fn copy(
         backup_label: String::new(),
         entries,
         server_files: files,
+        damaged,
         incremental: None,
     };
     Ok(Copied { copy, blocks })

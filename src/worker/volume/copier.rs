@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use crc_fast::{CrcAlgorithm, Digest};
 use tokio_util::sync::CancellationToken;
 
+use crate::backup_set::DamagedFile;
 use crate::pipeline::handover::Giver;
 use crate::worker::{Failure, Trouble};
 
 use super::archive::{self, BLOCK, Broken, Kind, Owner, content, header, padding};
 use super::blocks::Blocks;
 use super::pace::Pace;
+use super::pages::Pages;
 use super::selection::{Choice, Selection, is_left_out};
 use super::server_manifest::ServerManifest;
 
@@ -51,6 +53,10 @@ pub(super) struct Copier<'a> {
     last: Vec<PathBuf>,
     /// Notes what is in each block, where that is asked for.
     blocks: Option<Blocks>,
+    /// The LSN before which pages are judged by their checksums; None: they have none.
+    pub(super) judge_before: Option<u64>,
+    /// Files with damaged pages.
+    pub(super) damaged: Vec<DamagedFile>,
     /// Entries written.
     pub(super) entries: u64,
 }
@@ -84,7 +90,19 @@ impl<'a> Copier<'a> {
         stop: &'a CancellationToken,
     ) -> Self {
         let pace = rate_limit.map(Pace::new);
-        Self { out, selection, manifest, pace, stop, links: HashMap::new(), last: vec![], blocks, entries: 0 }
+        Self {
+            out,
+            selection,
+            manifest,
+            pace,
+            stop,
+            links: HashMap::new(),
+            last: vec![],
+            blocks,
+            judge_before: None,
+            damaged: vec![],
+            entries: 0,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
@@ -219,11 +237,15 @@ impl<'a> Copier<'a> {
         });
         let of_server = in_server.is_some();
         let mut checksum = of_server.then(|| Digest::new(CrcAlgorithm::Crc32Iscsi));
+        let mut pages = self.pages(path);
         let stop = self.stop;
         let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop };
         let mut see = |bytes: &[u8]| {
             if let Some(checksum) = &mut checksum {
                 checksum.update(bytes);
+            }
+            if let Some(pages) = &mut pages {
+                pages.see(bytes);
             }
         };
         let out = &mut self.out;
@@ -249,11 +271,21 @@ impl<'a> Copier<'a> {
                 return Err(unreadable(path, &error));
             }
         }
+        if let (Some(name), Some(pages)) = (&in_server, pages) {
+            self.damaged.extend(pages.finish(path, name));
+        }
         if let (Some(name), Some(checksum)) = (in_server, checksum) {
             let checksum = u32::try_from(checksum.finalize()).expect("32 bits");
             self.manifest.add(&name, bytes, owner.mtime, checksum);
         }
         Ok(())
+    }
+
+    /// What looks at the pages of the file at `path`, if it has any that can be judged.
+    fn pages(&self, path: &Path) -> Option<Pages> {
+        let before = self.judge_before?;
+        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+        if self.selection.holds_pages(folder) { Pages::of(name, before) } else { None }
     }
 
     /// Copies a file that must have exactly `bytes` bytes.

@@ -107,6 +107,11 @@ impl Selection {
         }
     }
 
+    /// True for a folder with relations, of one database or of all.
+    pub(super) fn holds_pages(&self, folder: &Path) -> bool {
+        self.holds_relations(folder) || folder == self.pgdata.join("global")
+    }
+
     /// True for a folder with the relations of one database.
     pub(super) fn holds_relations(&self, folder: &Path) -> bool {
         let Some(inside) = self.in_server(folder) else { return false };
@@ -124,7 +129,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// The file number, fork and segment of a relation's file: `16384`, `16384.1`, `16384_fsm`, `16384_vm.1`.
-fn relation_file(name: &str) -> Option<(&str, Option<&str>)> {
+pub(super) fn relation_file(name: &str) -> Option<(&str, Option<&str>)> {
     let (name, segment) = name.split_once('.').map_or((name, None), |(name, segment)| (name, Some(segment)));
     if segment.is_some_and(|segment| !is_number(segment)) {
         return None;
@@ -132,6 +137,11 @@ fn relation_file(name: &str) -> Option<(&str, Option<&str>)> {
     let (number, fork) = name.split_once('_').map_or((name, None), |(number, fork)| (number, Some(fork)));
     let known = fork.is_none_or(|fork| matches!(fork, "fsm" | "vm" | "init"));
     (is_number(number) && known).then_some((number, fork))
+}
+
+/// Which of a relation's segments of 1 GiB a file is.
+pub(super) fn segment_of(name: &str) -> u32 {
+    name.split_once('.').and_then(|(_, segment)| segment.parse().ok()).unwrap_or(0)
 }
 
 /// The file numbers of unlogged relations among the names of a database's folder: those with an init fork.
