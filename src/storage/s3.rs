@@ -15,6 +15,7 @@ mod failure;
 mod object;
 mod parts;
 mod patience;
+mod renewal;
 mod upload;
 
 use std::fmt;
@@ -30,6 +31,8 @@ use connection::{Connection, persist};
 use failure::Failure;
 use object::{Found, Lock, S3Object, Small, look, read_small};
 pub use patience::Patience;
+pub(crate) use renewal::LOOK;
+pub use renewal::Renewable;
 use upload::{S3Upload, abort_upload};
 
 /// The metadata by which an upload knows its object again: `x-amz-meta-pglife-upload`.
@@ -49,7 +52,7 @@ pub struct Bucket {
     /// Whether the bucket's name is in the path of a request rather than in the host's name.
     pub path_style: bool,
     /// Who asks.
-    pub credentials: Credentials,
+    pub credentials: Renewable,
     /// The certificates of the authorities that are trusted, as PEM: a worker's image may have none.
     pub authorities: String,
     /// The retention of every object that is stored.
