@@ -715,6 +715,17 @@ fn storage_failure(what: &str, error: &StorageError) -> Failure {
     Failure::from_error(trouble, what, error)
 }
 
+/// The same of writing: what is not there any more was taken away by somebody else, and no backup is damaged by it.
+fn writing_failure(what: &str, error: &StorageError) -> Failure {
+    match error {
+        StorageError::NotFound { .. } => {
+            let what = format!("{what}: something else removed what was written of it");
+            Failure::from_error(Trouble::Repository, &what, error)
+        }
+        _ => storage_failure(what, error),
+    }
+}
+
 /// A failure of a stream, of the kind the control plane tells apart.
 fn pipeline_failure(what: &str, error: &PipelineError) -> Failure {
     let io_trouble = |source: &std::io::Error| match source.kind() {

@@ -218,6 +218,11 @@ impl Store for S3Store {
         self.run(|connection| async move { list(&connection, folder.as_ref()).await })
     }
 
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+        let folder = folder.clone();
+        self.run(|connection| async move { last_change(&connection, &folder).await })
+    }
+
     fn delete(&self, key: &Key) -> Result<(), StorageError> {
         let key = key.clone();
         self.run(|connection| async move { delete(&connection, &key).await })
@@ -316,6 +321,23 @@ async fn list(connection: &Connection, folder: Option<&Key>) -> Result<Vec<Liste
     // Not every service lists in the order of bytes.
     objects.sort_unstable();
     Ok(objects)
+}
+
+/// When the last object inside `folder` was stored.
+async fn last_change(connection: &Connection, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+    let prefix = format!("{}/", connection.bucket.full_key(folder));
+    let (mut last, mut after) = (None, None);
+    loop {
+        let listed = page(connection, &prefix, after, PAGE).await;
+        let (found, next) =
+            listed.map_err(|failure| connection.explain(failure, "list", connection.place(Some(folder))))?;
+        let stored = found.into_iter().filter_map(|object| SystemTime::try_from(object.last_modified?).ok());
+        last = last.max(stored.max());
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(last),
+        }
+    }
 }
 
 /// How many versions of one write-once object are deleted before something is wrong.
