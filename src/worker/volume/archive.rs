@@ -221,6 +221,7 @@ mod tests {
         let mut seen = Vec::new();
         giver.write_all(&header(name, OWNER, Kind::File(promised))).expect("given");
         content(&mut &source[..], promised, &mut giver, &mut |bytes| seen.extend_from_slice(bytes)).expect("given");
+        giver.write_all(&vec![0; padding(promised)]).expect("given");
         giver.write_all(&END).expect("given");
         giver.finish().expect("ended");
         let mut archive = Vec::new();
