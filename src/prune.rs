@@ -299,21 +299,39 @@ fn delete_set(
     Ok(outcome)
 }
 
+/// How often a set is removed that comes back under the hand.
+const ROUNDS: usize = 3;
+
 /// Removes a set's objects: `COMMIT` first, the pin last. What is gone already is no error, so a deletion that was cut can be
 /// done again.
+///
+/// A control plane without common state may copy the set back at the same time, some objects before they are removed and some
+/// after. So `COMMIT` is looked for at the end: whoever puts it there later finds that objects are missing
+/// ([`sync`](crate::sync)), whoever put it there earlier did not see all of this deletion.
 pub fn remove_set(store: &dyn Store, location: &SetLocation) -> Result<Outcome, StorageError> {
     let key = |text: String| Key::new(text).expect("a set's names make a key");
-    match remove(store, &key(location.commit_key()))? {
-        Gone::Yes => {}
-        Gone::Locked(until) => return Ok(Outcome::Locked(until)),
-        Gone::Forbidden => return Ok(Outcome::Forbidden),
+    let commit = key(location.commit_key());
+    for _ in 0..ROUNDS {
+        match remove(store, &commit)? {
+            Gone::Yes => {}
+            Gone::Locked(until) => return Ok(Outcome::Locked(until)),
+            Gone::Forbidden => return Ok(Outcome::Forbidden),
+        }
+        let objects = store.list(Some(&key(location.folder())))?;
+        // A COMMIT that came meanwhile goes first as well.
+        let (first, others): (Vec<Key>, Vec<Key>) =
+            objects.into_iter().map(|object| object.key).partition(|key| *key == commit);
+        let left = remove_all(store, first.into_iter().chain(others))?;
+        match store.head(&commit) {
+            Ok(_) => tracing::warn!("{} came back while it was removed", store.place(Some(&commit))),
+            Err(StorageError::NotFound { .. }) if left != Outcome::Deleted => return Ok(left),
+            Err(StorageError::NotFound { .. }) => return remove_all(store, [key(location.pin_key())]),
+            Err(error) => return Err(error),
+        }
     }
-    let objects = store.list(Some(&key(location.folder())))?;
-    let left = remove_all(store, objects.into_iter().map(|object| object.key))?;
-    if left != Outcome::Deleted {
-        return Ok(left);
-    }
-    remove_all(store, [key(location.pin_key())])
+    // It comes back faster than it goes; let whoever copies it finish first.
+    remove(store, &commit)?;
+    Ok(Outcome::InUse)
 }
 
 /// Removes objects that nobody needs; those that the store or the credentials keep do not keep the others.

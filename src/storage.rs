@@ -84,6 +84,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// that does not exist holds none.
     fn list(&self, folder: Option<&Key>) -> Result<Vec<Listed>, StorageError>;
 
+    /// When the last of what is inside `folder` was stored, by the store's own clock; nothing where nothing is there.
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError>;
+
     /// Deletes an object. When it returns, the object does not come back.
     fn delete(&self, key: &Key) -> Result<(), StorageError>;
 

@@ -7,10 +7,13 @@
 //!
 //! The sets are copied as they lie there: nothing is opened, so encrypted ones need no key. Until `COMMIT` is there a copy is
 //! no backup; a run that ends in any other way removes what it wrote.
+//!
+//! The lock of the cluster keeps out who shares the state directory or Consul. Somebody who shares neither may copy the same
+//! set, or delete it, at the same time; [`commit_copy`] says how a set that is listed is whole all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::backup_set::{Commit, Measured, SetId, StoredObject};
+use crate::backup_set::{Commit, Measured, SetId, SetLocation, StoredObject};
 use crate::cluster::RepoName;
 use crate::control::{
     ControlPlane, Held, OperationError, Progress, Repositories, Tick, catalogue, close_worker, failed,
@@ -18,7 +21,7 @@ use crate::control::{
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::state::{Operation, Thing};
-use crate::storage::{Key, Repository};
+use crate::storage::{Key, Repository, StorageError, Store};
 use crate::worker::session::{Session, SessionError};
 use crate::worker::{CopyJob, Event, Request};
 
@@ -113,6 +116,7 @@ async fn work(
     let manifest = Measured::of(&catalogue::stored_manifest(source, commit)?);
     objects.push(StoredObject { name: commit.naming().document("manifest.json"), stored: manifest });
     let expected = Some(objects.iter().map(|object| object.stored.bytes).sum());
+    let sizes = objects.iter().map(|object| (key(location.key(&object.name)), object.stored.bytes)).collect();
     let job = CopyJob {
         from: source.folder_location(key(location.folder())),
         to: destination.folder_location(key(location.folder())),
@@ -138,14 +142,70 @@ async fn work(
     // The same bytes make the same commitment; and as always it comes last.
     let commit_key = key(location.commit_key());
     let bytes = source.store().read_small(&commit_key, catalogue::COMMIT_LIMIT).map_err(failed(what))?;
-    destination.store().put(&commit_key, &bytes).map_err(failed(what))
+    if commit_copy(destination.store(), &location, &sizes, &bytes).map_err(failed(what))? {
+        return Ok(());
+    }
+    let why = format!("{what}: objects of it vanish: somebody deletes it there, or clears the repository");
+    Err(OperationError::new(Exit::LockBusy, why)
+        .next("see which other pglife works on this repository; then run the same command again"))
+}
+
+/// Makes a set of the objects that were copied, `sizes` of them; false if somebody takes them away meanwhile.
+///
+/// Who deletes the set removes `COMMIT` first, then the objects, and looks for `COMMIT` at the end
+/// ([`remove_set`](crate::prune::remove_set)). So the objects are looked for once more after `COMMIT` is there: of a deletion
+/// and a copy at the same time at least the later one sees the other, and takes `COMMIT` back.
+fn commit_copy(
+    store: &dyn Store,
+    location: &SetLocation,
+    sizes: &BTreeMap<Key, u64>,
+    commit: &[u8],
+) -> Result<bool, StorageError> {
+    let key = |text: String| Key::new(text).expect("a set's names make a key");
+    let (folder, commit_key) = (key(location.folder()), key(location.commit_key()));
+    let is_whole = || -> Result<bool, StorageError> {
+        let there: BTreeMap<Key, u64> =
+            store.list(Some(&folder))?.into_iter().map(|found| (found.key, found.bytes)).collect();
+        Ok(sizes.iter().all(|(key, bytes)| there.get(key) == Some(bytes)))
+    };
+    if !is_whole()? {
+        return Ok(false);
+    }
+    match store.put(&commit_key, commit) {
+        // Somebody else copied it too, or the answer to an earlier attempt was lost.
+        Err(StorageError::AlreadyExists { path }) => match store.read_small(&commit_key, catalogue::COMMIT_LIMIT) {
+            Ok(found) if found == commit => {}
+            Err(StorageError::NotFound { .. }) => return Ok(false),
+            Ok(_) => return Err(StorageError::AlreadyExists { path }),
+            Err(error) => return Err(error),
+        },
+        stored => stored?,
+    }
+    if is_whole()? {
+        // It may have gone again, but then all of it goes.
+        return store.head(&commit_key).map(|_| true).or_else(absent);
+    }
+    store.delete(&commit_key).map(|()| false).or_else(absent)
+}
+
+/// What is not there is no error here.
+fn absent(error: StorageError) -> Result<bool, StorageError> {
+    match error {
+        StorageError::NotFound { .. } => Ok(false),
+        error => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::backup_set::{COMMIT_VERSION, Digest, Kind};
     use crate::policy::retention::Pinning;
+    use crate::prune::remove_set;
+    use crate::storage::faulty::FaultyStore;
+    use crate::storage::memory::MemoryStore;
 
     fn held(id: &str, repositories: &[&str]) -> Held {
         let at = "2026-11-22T02:30:00Z".parse().expect("a time");
@@ -188,5 +248,102 @@ mod tests {
             .collect();
         let expected = [("20261122T023000Z-dump-bbbbbb", "local"), ("20261122T023000Z-dump-cccccc", "nas")];
         assert_eq!(planned, expected.map(|(set, from)| (set.to_owned(), from.to_owned())));
+    }
+
+    /// A set that is copied into a store.
+    struct Copying {
+        location: SetLocation,
+        sizes: BTreeMap<Key, u64>,
+    }
+
+    impl Copying {
+        fn new() -> Self {
+            let location = held("aaaaaa", &[]).commit.location();
+            let names = ["db/x.dump.zst", "globals.sql.zst", "manifest.json"];
+            let sizes = names.map(|name| (Key::new(location.key(name)).expect("a key"), name.len() as u64));
+            Self { location, sizes: sizes.into() }
+        }
+
+        /// Stores the objects; content with those that are there.
+        fn write(&self, store: &dyn Store) {
+            for key in self.sizes.keys() {
+                let name = key.as_str().strip_prefix(&format!("{}/", self.location.folder())).expect("inside");
+                match store.put(key, name.as_bytes()) {
+                    Ok(()) | Err(StorageError::AlreadyExists { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+
+        fn commit(&self, store: &dyn Store) -> Result<bool, StorageError> {
+            commit_copy(store, &self.location, &self.sizes, b"commit")
+        }
+
+        /// Whether it is listed; then it must be whole.
+        fn is_listed(&self, store: &dyn Store, when: &str) -> bool {
+            let commit = Key::new(self.location.commit_key()).expect("a key");
+            let listed = store.head(&commit).is_ok();
+            for (key, bytes) in self.sizes.iter().filter(|_| listed) {
+                let found = store.head(key).unwrap_or_else(|error| panic!("{when}: {error}"));
+                assert_eq!(found.bytes, *bytes, "{when}");
+            }
+            listed
+        }
+    }
+
+    /// Two control planes without common state: one copies a set, the other one deletes it, or clears the repository, at any
+    /// moment of it. A set that is listed afterwards is whole, and who did not copy it says so.
+    #[test]
+    fn a_copy_that_is_deleted_under_the_hand_is_whole_or_not_listed() {
+        let copying = Arc::new(Copying::new());
+        for at in 0.. {
+            let inner = MemoryStore::default();
+            copying.write(&inner);
+            let (copied, store) = (Arc::clone(&copying), inner.clone());
+            let others = move || drop(remove_set(&store, &copied.location).expect("removed"));
+            let shared = FaultyStore::shared(Arc::new(inner.clone()), at, others);
+            let committed = copying.commit(&shared).expect("an answer");
+            let over = shared.done().len() <= at;
+            assert_eq!(copying.is_listed(&inner, &format!("deleted before {at}")), over);
+            assert_eq!(committed, over, "deleted before {at}");
+            if over {
+                assert!(at > 5, "{at}");
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_that_comes_back_while_it_is_deleted_is_whole_or_not_listed() {
+        let copying = Arc::new(Copying::new());
+        // The other one has written its objects some time before it commits, or writes them just then.
+        for (late, at) in [false, true].into_iter().flat_map(|late| (0..20).map(move |at| (late, at))) {
+            let inner = MemoryStore::default();
+            copying.write(&inner);
+            assert!(copying.commit(&inner).expect("committed"));
+            let (copied, store) = (Arc::clone(&copying), inner.clone());
+            let others = move || {
+                if late {
+                    copied.write(&store);
+                }
+                copied.commit(&store).map(drop).expect("an answer");
+            };
+            let shared = FaultyStore::shared(Arc::new(inner.clone()), at, others);
+            remove_set(&shared, &copying.location).expect("removed");
+            let when = format!("copied before {at}, {late}");
+            // Somebody who comes before the look at the end is seen.
+            assert!(!copying.is_listed(&inner, &when) || shared.done().len() <= at || late, "{when}");
+        }
+    }
+
+    #[test]
+    fn of_two_who_copy_the_same_set_both_are_content() {
+        let (copying, store) = (Copying::new(), MemoryStore::default());
+        copying.write(&store);
+        assert!(copying.commit(&store).expect("committed"));
+        assert!(copying.commit(&store).expect("it is the same"));
+        let location = &copying.location;
+        let other = commit_copy(&store, location, &copying.sizes, b"another").expect_err("another one");
+        assert!(matches!(other, StorageError::AlreadyExists { .. }), "{other}");
     }
 }

@@ -6,6 +6,7 @@
 //!   ─────────────                                    ──────────────────────
 //!   Request, one JSON line  ──── stdin ────▶         does it
 //!                           ◀─── stdout ────         Event, one JSON line each; the last one of a request is `verdict`
+//!   Renewed, one line       ──── stdin ────▶         its stores sign with newer credentials from here on
 //!   closes stdin            ──── EOF ──────▶         kills its children, removes what is half done, ends
 //! ```
 //!
@@ -47,7 +48,8 @@ use crate::facts;
 use crate::pipeline::PipelineError;
 use crate::policy::Assertion;
 use crate::postgres::Login;
-use crate::storage::{FolderLocation, StorageError};
+use crate::storage::s3::{Credentials, Renewable};
+use crate::storage::{FolderLocation, Location, StorageError};
 
 /// The protocol's version. Both ends are the same executable; a difference means that a stale one was injected.
 pub const PROTOCOL: &str = env!("CARGO_PKG_VERSION");
@@ -112,6 +114,49 @@ pub enum Request {
     TakeFacts(TakeFactsJob),
     /// Carry into a new server what no dump holds.
     Settle(SettleJob),
+}
+
+/// Newer credentials for the request under way. It has no verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewed {
+    /// Which of [`Request::credentials`].
+    pub renewed: usize,
+    /// What is valid from now on.
+    pub credentials: Credentials,
+}
+
+impl Request {
+    /// The credentials that its places in buckets are reached with, in an order that both ends share.
+    pub fn credentials(&self) -> Vec<Renewable> {
+        let places: Vec<&FolderLocation> = match self {
+            Self::Dump(job) => job.destinations.iter().map(|destination| &destination.place).collect(),
+            Self::Volume(job) => {
+                let parent = job.blocks.as_ref().and_then(|blocks| blocks.parent.as_ref());
+                let destinations = job.destinations.iter().map(|destination| &destination.place);
+                destinations.chain(parent.map(|parent| &parent.place)).collect()
+            }
+            Self::Unpack(job) => job.places(),
+            Self::Join(job) => job.tar.places().into_iter().chain([&job.to]).collect(),
+            Self::Restore(job) => vec![&job.place],
+            Self::Verify(job) => vec![&job.place],
+            Self::Copy(job) => vec![&job.from, &job.to],
+            Self::Check(job) => vec![&job.place],
+            Self::Inspect { .. }
+            | Self::Pages(_)
+            | Self::Survey { .. }
+            | Self::LookAtImage { .. }
+            | Self::ReadControlFile { .. }
+            | Self::CountTransactions { .. }
+            | Self::TakeFacts(_)
+            | Self::Settle(_) => vec![],
+        };
+        let of_bucket = |place: &FolderLocation| match &place.location {
+            Location::S3(bucket) => Some(bucket.credentials.clone()),
+            Location::Local { .. } => None,
+        };
+        places.into_iter().filter_map(of_bucket).collect()
+    }
 }
 
 /// The facts of a server on which nobody works.
@@ -269,6 +314,11 @@ pub struct UnpackJob {
 }
 
 impl UnpackJob {
+    fn places(&self) -> Vec<&FolderLocation> {
+        let ancestors = self.chain.iter().flat_map(|chain| &chain.ancestors);
+        std::iter::once(&self.place).chain(ancestors.map(|(_, place)| place)).collect()
+    }
+
     fn threads(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.threads).unwrap_or(NonZeroUsize::MIN)
     }
@@ -657,14 +707,26 @@ fn storage_failure(what: &str, error: &StorageError) -> Failure {
     use StorageError as E;
     let trouble = match error {
         E::Full { .. } | E::OutOfQuota { .. } => Trouble::Full,
-        E::NoCredentials { .. } | E::CredentialsRefused { .. } | E::NotPermitted { .. } => {
-            Trouble::RepositoryCredentials
-        }
+        E::NoCredentials { .. }
+        | E::CredentialsRefused { .. }
+        | E::CredentialsExpired { .. }
+        | E::NotPermitted { .. } => Trouble::RepositoryCredentials,
         E::NotFound { .. } => Trouble::Damaged,
         other if other.exit() == crate::exit::Exit::Repository => Trouble::Repository,
         _ => Trouble::Other,
     };
     Failure::from_error(trouble, what, error)
+}
+
+/// The same of writing: what is not there any more was taken away by somebody else, and no backup is damaged by it.
+fn writing_failure(what: &str, error: &StorageError) -> Failure {
+    match error {
+        StorageError::NotFound { .. } => {
+            let what = format!("{what}: something else removed what was written of it");
+            Failure::from_error(Trouble::Repository, &what, error)
+        }
+        _ => storage_failure(what, error),
+    }
 }
 
 /// A failure of a stream, of the kind the control plane tells apart.

@@ -66,6 +66,9 @@ impl Advise for StorageError {
             Self::NoCredentials { .. } => {
                 "write the credentials into `credentials_file`, or give the daemon the AWS_… variables or a role"
             }
+            Self::CredentialsExpired { .. } => {
+                "put newer ones where these came from; a daemon with AWS_SESSION_TOKEN must be started again with a new one; then run the same command again"
+            }
             Self::CredentialsRefused { .. } => "renew the credentials, then run the same command again",
             Self::NotPermitted { .. } => {
                 "give the credentials the permission: docs/repositories.md lists what pglife needs"

@@ -81,6 +81,11 @@ pub struct Stopped {
     pub tablespace_map: Option<String>,
 }
 
+/// Why a request of the session failed: it is over, or the server refused it.
+fn left_or(what: &'static str, error: &tokio_postgres::Error) -> PostgresError {
+    if error.is_closed() { PostgresError::BackupModeLost { reason: words(error) } } else { query_error(what, error) }
+}
+
 impl HotBackup {
     /// The oldest major whose slots can be temporary and reserve WAL.
     pub const OLDEST: u16 = 10;
@@ -112,7 +117,7 @@ impl HotBackup {
         } else {
             "select pg_catalog.pg_start_backup($1, true, false)::text"
         };
-        let row = client.query_one(start, &[&label]).await.map_err(|error| query_error("backup mode", &error))?;
+        let row = client.query_one(start, &[&label]).await.map_err(|error| left_or("backup mode", &error))?;
         let start = lsn("backup mode", row.get(0))?;
         Ok(Self { client, major, start })
     }
@@ -141,12 +146,7 @@ impl HotBackup {
         } else {
             "select lsn::text, labelfile, spcmapfile from pg_catalog.pg_stop_backup(false, false)"
         };
-        let row = self.client.query_one(stop, &[]).await.map_err(|error| {
-            if error.is_closed() {
-                return PostgresError::BackupModeLost { reason: words(&error) };
-            }
-            query_error("the end of backup mode", &error)
-        })?;
+        let row = self.client.query_one(stop, &[]).await.map_err(|error| left_or("the end of backup mode", &error))?;
         Ok(Stopped {
             stop: lsn("the end of backup mode", row.get(0))?,
             backup_label: row.get(1),

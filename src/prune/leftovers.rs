@@ -8,7 +8,7 @@
 //! | unfinished uploads | a worker that died |
 //!
 //! Nothing of this is a backup. Invariants: what is younger than the lease stays, because a pglife elsewhere may be at work
-//! on it; so does everything of a cluster that a run of this state directory works on, and everything whose age or meaning
+//! on it, and it is as young as the last thing in it: who copies an old backup writes today under an old name. So does everything of a cluster that a run of this state directory works on, and everything whose age or meaning
 //! is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,7 +103,19 @@ pub fn find(store: &dyn Store, lease: Duration, now: Timestamp) -> Result<Vec<Le
         leftover.objects.push(listed.key);
         leftover.bytes += listed.bytes;
     }
-    Ok(found.into_values().collect())
+    let mut old = Vec::new();
+    for leftover in found.into_values() {
+        if leftover.kind == LeftoverKind::Pin || !is_young(store.last_change(&leftover.place)?, lease, now) {
+            old.push(leftover);
+        }
+    }
+    Ok(old)
+}
+
+/// Whether what changed then may still be worked on. What lies ahead of the clock is young.
+fn is_young(changed: Option<SystemTime>, lease: Duration, now: Timestamp) -> bool {
+    let changed = changed.and_then(|changed| Timestamp::try_from(changed).ok());
+    changed.is_some_and(|changed| now.duration_since(changed) <= lease.as_signed())
 }
 
 /// The cluster and the run of a key such as `chado/incoming/20261122t023000z-0badcafe/db/x.dump.zst`.

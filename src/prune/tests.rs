@@ -79,6 +79,12 @@ impl House {
         commit
     }
 
+    /// As if the object had been stored then.
+    fn age(&self, text: &str, stored_at: &str) {
+        let file = std::fs::File::options().write(true).open(self.store.path(&key(text))).expect("opened");
+        file.set_modified(at(stored_at).into()).expect("set");
+    }
+
     fn keys(&self) -> Vec<String> {
         self.store.list(None).expect("listed").into_iter().map(|listed| listed.key.into()).collect()
     }
@@ -176,7 +182,7 @@ fn a_deletion_that_is_cut_anywhere_leaves_whole_sets_and_leftovers() {
         }
         calls += 1;
     }
-    assert_eq!(calls, 8, "COMMIT, a listing, four objects, the manifest, the pin");
+    assert_eq!(calls, 9, "COMMIT, a listing, four objects, the manifest, a look for COMMIT, the pin");
 }
 
 #[test]
@@ -340,7 +346,12 @@ fn leftovers_are_what_no_backup_needs_and_nobody_works_on() {
         "chado/7412345678901234567-17/drills/x.json".to_owned(),
     ] {
         house.store.put(&key(&text), b"left").expect("stored");
+        house.age(&text, "2026-11-08T02:30:00Z");
     }
+    // An old backup that somebody copies back today.
+    let copied = set("20261101").replace("aaaaaa", "bbbbbb");
+    house.store.put(&key(&copied), b"left").expect("stored");
+    house.age(&copied, "2026-11-09T11:00:00Z");
     let now = at("2026-11-09T12:00:00Z");
     let found = leftovers::find(&house.store, LEASE, now).expect("found");
     let places: Vec<&str> = found.iter().map(|leftover| leftover.place.as_str()).collect();
@@ -367,7 +378,8 @@ fn leftovers_are_what_no_backup_needs_and_nobody_works_on() {
     leftovers::collect(&house.control, &repository, LEASE, false, now).expect("collected");
     assert!(leftovers::find(&house.store, LEASE, now).expect("found").is_empty());
     assert_eq!(house.whole_sets(), [commit.set]);
-    assert_eq!(house.keys().len(), 13, "{:?}", house.keys());
+    assert_eq!(house.keys().len(), 14, "{:?}", house.keys());
+    assert!(house.keys().contains(&copied));
 }
 
 #[test]

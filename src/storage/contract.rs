@@ -39,6 +39,7 @@ pub fn check(make: &dyn Fn() -> Arc<dyn Store>) {
     what_is_deleted_is_gone(&*make());
     what_is_too_large_is_not_read(&*make());
     the_first_name_is_found(&*make());
+    the_last_change_is_known(&*make());
 }
 
 fn key(text: &str) -> Key {
@@ -231,4 +232,16 @@ fn the_first_name_is_found(store: &dyn Store) {
     assert_eq!(keys(store, None), [""; 0], "nothing was written to find out");
     store.put(&key("folder/object"), b"x").expect("stored");
     assert!(store.first_foreign_name().expect("listed").expect("a name").starts_with("folder"));
+}
+
+fn the_last_change_is_known(store: &dyn Store) {
+    let (folder, nothing) = (key("a/folder"), key("a/fold"));
+    assert_eq!(store.last_change(&folder).expect("asked"), None);
+    // Services tell whole seconds, by a clock of their own.
+    let tolerance = Duration::from_secs(60);
+    let before = SystemTime::now() - tolerance;
+    store.put(&key("a/folder/b/object"), b"x").expect("stored");
+    let change = store.last_change(&folder).expect("asked").expect("something is there");
+    assert!(change > before && change < SystemTime::now() + tolerance, "{change:?}");
+    assert_eq!(store.last_change(&nothing).expect("asked"), None);
 }

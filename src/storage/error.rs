@@ -195,6 +195,16 @@ pub enum StorageError {
         /// What the service said.
         source: Cause,
     },
+    /// The credentials were temporary, and are over.
+    #[error(
+        "the credentials for {path} have expired, and no newer ones came: those of the instance's role and of `credentials_file` are looked for again while a run goes on, those of AWS_SESSION_TOKEN last as long as they last; let newer ones be put into `credentials_file`, or use a key without an end"
+    )]
+    CredentialsExpired {
+        /// What was to be used.
+        path: Place,
+        /// What the service said.
+        source: Cause,
+    },
     /// The credentials are accepted, but do not allow this.
     #[error("the credentials do not allow to {what} {path}: give them the permission, or use others")]
     NotPermitted {
@@ -291,9 +301,10 @@ impl StorageError {
             | Self::WrongRegion { .. }
             | Self::ClockSkew { .. }
             | Self::Uncertain { .. } => Exit::Repository,
-            Self::NoCredentials { .. } | Self::CredentialsRefused { .. } | Self::NotPermitted { .. } => {
-                Exit::Credentials
-            }
+            Self::NoCredentials { .. }
+            | Self::CredentialsRefused { .. }
+            | Self::CredentialsExpired { .. }
+            | Self::NotPermitted { .. } => Exit::Credentials,
             Self::NotFound { .. } => Exit::NotFound,
             Self::NotEmpty { .. } | Self::Locked { .. } => Exit::Refused,
             Self::AlreadyExists { .. }
@@ -321,6 +332,7 @@ impl StorageError {
                 | Self::WrongRegion { .. }
                 | Self::NoCredentials { .. }
                 | Self::CredentialsRefused { .. }
+                | Self::CredentialsExpired { .. }
                 | Self::NotPermitted { .. }
                 | Self::ClockSkew { .. }
         )
@@ -378,9 +390,10 @@ impl StorageError {
             | Self::Io { source, .. } => source.kind(),
             Self::Missing { .. } | Self::NoBucket { .. } | Self::NotFound { .. } => io::ErrorKind::NotFound,
             Self::OutOfQuota { .. } => io::ErrorKind::QuotaExceeded,
-            Self::NoCredentials { .. } | Self::CredentialsRefused { .. } | Self::NotPermitted { .. } => {
-                io::ErrorKind::PermissionDenied
-            }
+            Self::NoCredentials { .. }
+            | Self::CredentialsRefused { .. }
+            | Self::CredentialsExpired { .. }
+            | Self::NotPermitted { .. } => io::ErrorKind::PermissionDenied,
             Self::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
             Self::NotARepository { .. }
             | Self::NotEmpty { .. }

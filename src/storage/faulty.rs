@@ -110,7 +110,18 @@ pub struct FaultyStore {
 #[derive(Debug, Clone)]
 struct Course {
     fault: Option<(usize, Fault)>,
+    others: Option<(usize, Others)>,
     done: Arc<Mutex<Vec<Done>>>,
+}
+
+/// What somebody else does meanwhile.
+#[derive(Clone)]
+struct Others(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Others {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Others")
+    }
 }
 
 #[derive(Debug)]
@@ -134,7 +145,7 @@ struct FaultyObject {
 impl FaultyStore {
     /// Never fails.
     pub fn counting(inner: Arc<dyn Store>) -> Self {
-        Self { inner, course: Course { fault: None, done: Arc::default() }, kept: None }
+        Self { inner, course: Course { fault: None, others: None, done: Arc::default() }, kept: None }
     }
 
     /// Deletes everything but `keys`.
@@ -144,7 +155,13 @@ impl FaultyStore {
 
     /// Fails at the operation number `at`, from 0 on.
     pub fn failing(inner: Arc<dyn Store>, at: usize, fault: Fault) -> Self {
-        Self { inner, course: Course { fault: Some((at, fault)), done: Arc::default() }, kept: None }
+        Self { inner, course: Course { fault: Some((at, fault)), others: None, done: Arc::default() }, kept: None }
+    }
+
+    /// Never fails, but somebody else does `what` right before the operation number `at`.
+    pub fn shared(inner: Arc<dyn Store>, at: usize, what: impl Fn() + Send + Sync + 'static) -> Self {
+        let others = Some((at, Others(Arc::new(what))));
+        Self { inner, course: Course { fault: None, others, done: Arc::default() }, kept: None }
     }
 
     /// What was done or tried so far; what was tried after the process was killed is not in it.
@@ -204,6 +221,9 @@ impl Course {
             done.push(Done { action, key: key.cloned() });
             done.len() - 1
         };
+        if let Some((_, others)) = self.others.as_ref().filter(|(at, _)| *at == number) {
+            (others.0)();
+        }
         match self.fault {
             Some((at, Fault::Fails)) if at == number => fail("no"),
             Some((at, Fault::Killed)) if at == number => fail("killed at"),
@@ -246,6 +266,10 @@ impl Store for FaultyStore {
 
     fn list(&self, folder: Option<&Key>) -> Result<Vec<Listed>, StorageError> {
         self.through(Action::List, folder, || self.inner.list(folder))
+    }
+
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+        self.through(Action::List, Some(folder), || self.inner.last_change(folder))
     }
 
     fn delete(&self, key: &Key) -> Result<(), StorageError> {

@@ -284,6 +284,22 @@ impl Store for LocalStore {
         Ok(objects)
     }
 
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+        let mut last = None;
+        self.walk(Some(folder), &mut |entry| {
+            let (path, metadata) = match entry {
+                Entry::Object { key, metadata } => (self.path(&key), metadata),
+                // An upload that is being written is the youngest there is.
+                Entry::Unfinished { path, metadata } => (path, metadata),
+                Entry::Folder { .. } => return Ok(()),
+            };
+            let modified = metadata.modified().map_err(|source| self.reading("look at", &path, source))?;
+            last = last.max(Some(modified));
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     fn delete(&self, key: &Key) -> Result<(), StorageError> {
         let path = self.path(key);
         match fs::remove_file(&path) {

@@ -15,7 +15,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Content {
-    objects: BTreeMap<Key, Arc<[u8]>>,
+    objects: BTreeMap<Key, (Arc<[u8]>, SystemTime)>,
     uploads: BTreeMap<u64, (Key, SystemTime)>,
     next_upload: u64,
 }
@@ -38,7 +38,7 @@ impl MemoryStore {
     }
 
     fn find(&self, key: &Key) -> Result<Arc<[u8]>, StorageError> {
-        let found = self.content().objects.get(key).cloned();
+        let found = self.content().objects.get(key).map(|(bytes, _)| Arc::clone(bytes));
         found.ok_or_else(|| StorageError::NotFound { path: self.place(Some(key)) })
     }
 }
@@ -67,7 +67,13 @@ impl Store for MemoryStore {
     fn list(&self, folder: Option<&Key>) -> Result<Vec<Listed>, StorageError> {
         let content = self.content();
         let inside = content.objects.iter().filter(|(key, _)| is_inside(key, folder));
-        Ok(inside.map(|(key, bytes)| Listed { key: key.clone(), bytes: bytes.len() as u64 }).collect())
+        Ok(inside.map(|(key, (bytes, _))| Listed { key: key.clone(), bytes: bytes.len() as u64 }).collect())
+    }
+
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+        let content = self.content();
+        let inside = content.objects.iter().filter(|(key, _)| is_inside(key, Some(folder)));
+        Ok(inside.map(|(_, (_, stored))| *stored).max())
     }
 
     fn delete(&self, key: &Key) -> Result<(), StorageError> {
@@ -127,7 +133,7 @@ impl Upload for MemoryUpload {
         if content.objects.contains_key(&self.key) {
             return Err(StorageError::AlreadyExists { path });
         }
-        content.objects.insert(self.key.clone(), bytes.into());
+        content.objects.insert(self.key.clone(), (bytes.into(), SystemTime::now()));
         Ok(())
     }
 

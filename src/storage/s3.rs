@@ -15,6 +15,7 @@ mod failure;
 mod object;
 mod parts;
 mod patience;
+mod renewal;
 mod upload;
 
 use std::fmt;
@@ -30,6 +31,8 @@ use connection::{Connection, persist};
 use failure::Failure;
 use object::{Found, Lock, S3Object, Small, look, read_small};
 pub use patience::Patience;
+pub(crate) use renewal::LOOK;
+pub use renewal::Renewable;
 use upload::{S3Upload, abort_upload};
 
 /// The metadata by which an upload knows its object again: `x-amz-meta-pglife-upload`.
@@ -49,7 +52,7 @@ pub struct Bucket {
     /// Whether the bucket's name is in the path of a request rather than in the host's name.
     pub path_style: bool,
     /// Who asks.
-    pub credentials: Credentials,
+    pub credentials: Renewable,
     /// The certificates of the authorities that are trusted, as PEM: a worker's image may have none.
     pub authorities: String,
     /// The retention of every object that is stored.
@@ -215,6 +218,11 @@ impl Store for S3Store {
         self.run(|connection| async move { list(&connection, folder.as_ref()).await })
     }
 
+    fn last_change(&self, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+        let folder = folder.clone();
+        self.run(|connection| async move { last_change(&connection, &folder).await })
+    }
+
     fn delete(&self, key: &Key) -> Result<(), StorageError> {
         let key = key.clone();
         self.run(|connection| async move { delete(&connection, &key).await })
@@ -313,6 +321,23 @@ async fn list(connection: &Connection, folder: Option<&Key>) -> Result<Vec<Liste
     // Not every service lists in the order of bytes.
     objects.sort_unstable();
     Ok(objects)
+}
+
+/// When the last object inside `folder` was stored.
+async fn last_change(connection: &Connection, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
+    let prefix = format!("{}/", connection.bucket.full_key(folder));
+    let (mut last, mut after) = (None, None);
+    loop {
+        let listed = page(connection, &prefix, after, PAGE).await;
+        let (found, next) =
+            listed.map_err(|failure| connection.explain(failure, "list", connection.place(Some(folder))))?;
+        let stored = found.into_iter().filter_map(|object| SystemTime::try_from(object.last_modified?).ok());
+        last = last.max(stored.max());
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(last),
+        }
+    }
 }
 
 /// How many versions of one write-once object are deleted before something is wrong.

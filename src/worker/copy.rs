@@ -8,7 +8,7 @@ use std::io::Write as _;
 use crate::storage::{Folder, StorageError};
 
 use super::process::Line;
-use super::{CopyJob, Failure, Trouble, storage_failure};
+use super::{CopyJob, Failure, Trouble, storage_failure, writing_failure};
 use crate::backup_set::StoredObject;
 
 /// How much is read at once: large enough for a bucket far away, which answers each read with a request.
@@ -27,7 +27,7 @@ pub fn run(job: &CopyJob, line: &Line) -> Result<Vec<String>, Failure> {
 
 fn copy(from: &Folder, to: &Folder, object: &StoredObject, block: &mut [u8], line: &Line) -> Result<(), Failure> {
     let name = object.name.as_str();
-    let writing = |error| storage_failure(&format!("writing {name} failed"), &error);
+    let writing = |error| writing_failure(&format!("writing {name} failed"), &error);
     match to.head(name) {
         Ok(_) => {
             let Some(why) = read(to, object, block, line, |_| Ok(()))? else { return Ok(()) };

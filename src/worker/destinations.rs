@@ -16,7 +16,7 @@ use crate::cluster::RepoName;
 use crate::storage::{Folder, StorageError, Upload};
 
 use super::process::Line;
-use super::{Destination, Event, Failure, Trouble, storage_failure};
+use super::{Destination, Event, Failure, Trouble, storage_failure, writing_failure};
 
 /// The repositories of a job.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl<'a> Destinations<'a> {
     }
 
     fn fail(&self, arrival: &Arrival, what: &str, error: &StorageError) {
-        self.rule_out(arrival, storage_failure(what, error));
+        self.rule_out(arrival, writing_failure(what, error));
     }
 
     fn rule_out(&self, arrival: &Arrival, failure: Failure) {

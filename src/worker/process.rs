@@ -11,10 +11,11 @@ use crate::cluster::DatabaseName;
 use crate::exit::Exit;
 use crate::pipeline::Meter;
 use crate::postgres::{self, Login, PostgresError, inspect};
+use crate::storage::s3::Renewable;
 
 use super::{
-    Event, Failure, PROTOCOL, Request, Trouble, Verdict, check, copy, dump, join, restore, unpack, upgrade, verify,
-    volume,
+    Event, Failure, PROTOCOL, Renewed, Request, Trouble, Verdict, check, copy, dump, join, restore, unpack, upgrade,
+    verify, volume,
 };
 
 /// How often progress is told.
@@ -59,22 +60,32 @@ pub async fn run() -> Exit {
     let line = Line::new(stop.clone());
     line.tell(&Event::Hello { protocol: PROTOCOL.to_owned() });
 
-    // Requests are read beside the work, so that the end of stdin is seen at once.
-    let (requests, mut queue) = tokio::sync::mpsc::channel::<String>(4);
+    // Requests are read beside the work, so that the end of stdin is seen at once, and newer credentials too.
+    let (requests, mut queue) = tokio::sync::mpsc::channel::<Result<Request, serde_json::Error>>(4);
     let reader = tokio::spawn({
         let stop = stop.clone();
         async move {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
+            let mut in_use = Vec::new();
             while let Ok(Some(text)) = lines.next_line().await {
-                if requests.send(text).await.is_err() {
+                if let Ok(Renewed { renewed, credentials }) = serde_json::from_str::<Renewed>(&text) {
+                    let renewable: Option<&Renewable> = in_use.get(renewed);
+                    if let Some(renewable) = renewable {
+                        renewable.renew(credentials);
+                    }
+                    continue;
+                }
+                let request = serde_json::from_str::<Request>(&text);
+                in_use = request.as_ref().map(Request::credentials).unwrap_or_default();
+                if requests.send(request).await.is_err() {
                     break;
                 }
             }
             stop.cancel();
         }
     });
-    while let Some(text) = queue.recv().await {
-        let verdict = match serde_json::from_str::<Request>(&text) {
+    while let Some(request) = queue.recv().await {
+        let verdict = match request {
             // The text may hold a password: only the place of the mistake is told.
             Err(error) => Err(Failure::new(
                 Trouble::Request,

@@ -14,7 +14,9 @@ use crate::docker::DockerError;
 use crate::docker::worker::RunningWorker;
 use crate::exit::Exit;
 
-use super::{Event, PROTOCOL, Request, Trouble, Verdict};
+use crate::storage::s3::{Credentials, LOOK, Renewable};
+
+use super::{Event, PROTOCOL, Renewed, Request, Trouble, Verdict};
 
 /// The longest event: a server with very many databases.
 const LONGEST_LINE: usize = 64 << 20;
@@ -151,7 +153,8 @@ impl Session {
         }
     }
 
-    /// Sends `request` and hears its events until the verdict. `cancel` closes the worker's stdin, which ends it.
+    /// Sends `request` and hears its events until the verdict; meanwhile it hands on newer credentials for buckets. `cancel`
+    /// closes the worker's stdin, which ends it.
     ///
     /// After an error the session is of no more use; [`Session::close`] it.
     pub async fn request(
@@ -160,20 +163,21 @@ impl Session {
         cancel: &CancellationToken,
         mut on_event: impl FnMut(Event),
     ) -> Result<Done, SessionError> {
-        let mut text = serde_json::to_vec(request).expect("requests have only text keys");
-        text.push(b'\n');
-        let sent = async {
-            self.input.write_all(&text).await?;
-            self.input.flush().await
-        };
-        // A worker that is gone shows in its events, with the reason.
-        if let Err(error) = sent.await {
-            tracing::debug!(%error, "the worker takes no request");
-        }
+        // The repository may have been opened hours ago.
+        let mut in_use = InUse::of(request);
+        in_use.look().await;
+        self.send(request).await;
+        let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         loop {
             let event = tokio::select! {
                 event = self.next() => event,
                 () = cancel.cancelled() => return Err(SessionError::Cancelled),
+                _ = looks.tick(), if !in_use.0.is_empty() => {
+                    for renewed in in_use.look().await {
+                        self.send(&renewed).await;
+                    }
+                    continue;
+                }
             };
             match event {
                 Ok(Event::Verdict(Verdict::Ok { tools, peak_memory_bytes })) => {
@@ -186,6 +190,19 @@ impl Session {
                 Err(SessionError::Lost { how }) => return Err(self.explain(how).await),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    async fn send(&mut self, what: &impl serde::Serialize) {
+        let mut text = serde_json::to_vec(what).expect("what is sent has only text keys");
+        text.push(b'\n');
+        let sent = async {
+            self.input.write_all(&text).await?;
+            self.input.flush().await
+        };
+        // A worker that is gone shows in its events, with the reason.
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "the worker takes no request");
         }
     }
 
@@ -233,5 +250,32 @@ impl Session {
             },
         };
         SessionError::Lost { how: if how.is_empty() { known } else { format!("{known} ({how})") } }
+    }
+}
+
+/// The credentials of a request that may be renewed: which of them they are, and what the worker has.
+struct InUse(Vec<(usize, Renewable, Credentials)>);
+
+impl InUse {
+    fn of(request: &Request) -> Self {
+        let renewable = request.credentials().into_iter().enumerate().filter(|(_, held)| held.has_source());
+        Self(renewable.map(|(number, held)| (number, held.clone(), held.newest())).collect())
+    }
+
+    /// What there is that the worker does not have.
+    async fn look(&mut self) -> Vec<Renewed> {
+        let mut news = Vec::new();
+        for (number, held, known) in &mut self.0 {
+            let looking = held.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || looking.look()).await {
+                tracing::debug!(%error, "looking for newer credentials failed");
+            }
+            let newest = held.newest();
+            if newest != *known {
+                *known = newest.clone();
+                news.push(Renewed { renewed: *number, credentials: newest });
+            }
+        }
+        news
     }
 }

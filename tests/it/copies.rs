@@ -1,9 +1,10 @@
 //! One backup into several repositories: each has its own verdict, and one that is down does not harm the others.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::house::{House, sql};
+use crate::house::{House, executable, sql};
 
 /// A house with two more repositories, and a cluster that backs up to all three.
 struct Scene {
@@ -230,4 +231,44 @@ fn another_repository_in_the_place_of_one_that_is_known_is_refused_until_it_is_a
     house.pglife(&["repo", "init", "usb"]).ok();
     house.pglife(&["repo", "sync", "usb"]).ok();
     assert_eq!(scene.sets_in("usb").len(), 3);
+}
+
+/// Two control planes that share neither state directory nor Consul, and do to the same set what they like. One may be told to
+/// run again; what is listed is whole whatever happens.
+#[test]
+fn control_planes_without_common_state_do_not_spoil_each_others_copies() {
+    let scene = Scene::new("planes", 1);
+    let (house, cluster) = (&scene.house, scene.cluster.as_str());
+    let set = house.backup(cluster);
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("two.toml", &settings.replace("state_dir = \"state\"", "state_dir = \"state two\""));
+    let delete = ["backups", "delete", cluster, "--repo", "usb", "--backup", &set, "--yes", "--force"];
+    let (sync, gc) = (&["repo", "sync", "usb"][..], &["repo", "gc", "usb", "--lease", "0s"][..]);
+    for (round, other) in [sync, gc, &delete, sync, gc, &delete, sync, gc, &delete].into_iter().enumerate() {
+        // Where there is something to delete, the other one deletes it before or while it is found missing.
+        if other[1] != "delete" || round < 3 {
+            std::fs::remove_dir_all(scene.folder("usb").join(cluster)).ok();
+        }
+        let started = |settings: &str, arguments: &[&str]| {
+            let mut command = Command::new(executable());
+            command.arg("--config").arg(house.path(settings)).args(arguments);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started")
+        };
+        let one = started("pglife.toml", sync);
+        std::thread::sleep(Duration::from_millis(40 * round as u64));
+        let others = started("two.toml", other);
+        for child in [one, others] {
+            let ended = child.wait_with_output().expect("ended");
+            let said = String::from_utf8_lossy(&ended.stderr);
+            let exit = ended.status.code();
+            assert!(matches!(exit, Some(0 | 1 | 5 | 10 | 11)), "{round} {other:?}: {exit:?} {said}");
+        }
+        // Verifies whatever is listed.
+        if !house.items(&["backups", "list", cluster, "--repo", "usb"]).is_empty() {
+            assert_eq!(scene.sets_in("usb"), [set.as_str()]);
+        }
+        house.pglife(sync).ok();
+        assert_eq!(scene.sets_in("usb"), [set.as_str()]);
+        assert!(scene.objects_in("usb") == scene.objects_in("local"), "{round} {other:?}");
+    }
 }

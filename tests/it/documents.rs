@@ -115,6 +115,26 @@ fn the_examples_for_ci_run_tested_commands() {
     }
 }
 
+/// A block for each service that is named, and each is what pglife takes for a repository.
+#[test]
+fn the_examples_of_repositories_are_configurations() {
+    let house = House::new("examples");
+    let page = read("docs/repositories.md");
+    let blocks = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().expect("a block"));
+    let blocks: Vec<&str> = blocks.collect();
+    for block in &blocks {
+        house.write("pglife.toml", &format!("state_dir = \"state\"\n{block}"));
+        let listed = house.items(&["repo", "list"]).remove(0);
+        let kind = if block.contains("type = \"s3\"") { "s3" } else { "local" };
+        assert_eq!(listed["type"], kind, "{block}");
+        // No credentials are there, so that nobody is asked.
+        let problem = listed["problem"].as_str().expect("none of them is here");
+        assert!(kind == "local" || problem.contains("cannot be read"), "{problem}");
+    }
+    let named = ["aws", "minio", "r2", "garage", "seaweedfs"].map(|name| format!("[repos.{name}]"));
+    assert!(named.iter().all(|name| blocks.iter().any(|block| block.starts_with(name.as_str()))), "{blocks:?}");
+}
+
 #[test]
 fn every_exit_code_is_described() {
     let source = read("src/exit.rs");

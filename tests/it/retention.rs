@@ -215,27 +215,37 @@ fn clearing_takes_leftovers_and_no_backup() {
     let write = |path: &str, text: &str| {
         let path = house.path("repo").join(path);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(path, text).expect("written");
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    // A leftover is as young as the last thing in it, whatever its name.
+    let age = |path: std::path::PathBuf| {
+        let file = std::fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(25 * 3600)).expect("set");
     };
     let lineage = format!("{cluster}/7412345678901234567-17");
-    write(&format!("{lineage}/sets/{old}/globals.sql.zst"), "left");
+    age(write(&format!("{lineage}/sets/{old}/globals.sql.zst"), "left"));
+    let copied = SetId::new(Timestamp::now() - SignedDuration::from_hours(300), Kind::Dump, 10);
+    write(&format!("{lineage}/sets/{copied}/globals.sql.zst"), "being copied back elsewhere");
     write(&format!("{lineage}/sets/{young}/globals.sql.zst"), "being written elsewhere");
     // Nobody knows what is in a set that a later version wrote; it has a COMMIT.
     let later = SetId::new(Timestamp::now() - SignedDuration::from_hours(40), Kind::Dump, 9);
     write(&format!("{lineage}/sets/{later}/globals.sql.zst"), "later");
     write(&format!("{lineage}/sets/{later}/COMMIT"), "{\"version\": 99}");
-    write(&format!("{cluster}/incoming/20200101t000000z-0badcafe/db/x.dump.zst"), "left");
+    age(write(&format!("{cluster}/incoming/20200101t000000z-0badcafe/db/x.dump.zst"), "left"));
 
     let found = house.items(&["repo", "gc", "--dry-run"]);
     assert_eq!(found.len(), 2, "{found:?}");
     house.pglife(&["repo", "gc"]).ok().says(&["2 leftovers and 0 unfinished uploads removed"]);
     let left: Vec<String> =
         files_below(&house.path("repo")).iter().map(|file| file.to_string_lossy().into_owned()).collect();
-    assert_eq!(left.len(), 4, "{left:?}");
-    assert!(left.iter().any(|file| file.contains(young.as_str())), "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
+    for stays in [&young, &copied] {
+        assert!(left.iter().any(|file| file.contains(stays.as_str())), "{left:?}");
+    }
     // It cannot be read, so nothing is decided about it; and the operator hears of it.
     house.pglife(&["prune", &cluster, "--confirm"]).exits(3).says(&["left alone", "format version 99"]);
-    assert!(files_below(&house.path("repo")).len() == 4);
+    assert!(files_below(&house.path("repo")).len() == 5);
 }
 
 #[test]
@@ -294,6 +304,9 @@ fn a_bucket_that_locks_a_set_keeps_it_whole_and_tells_until_when() {
     let unlocked = store(&bucket);
     unlocked.put(&Key::new(location.key("globals.sql.zst")).expect("a key"), b"x").expect("stored");
     let found = leftovers::find(&unlocked, leftovers::LEASE, Timestamp::now()).expect("found");
+    assert!(found.is_empty(), "it was stored just now: {found:?}");
+    let tomorrow = Timestamp::now() + SignedDuration::from_hours(25);
+    let found = leftovers::find(&unlocked, leftovers::LEASE, tomorrow).expect("found");
     assert!(matches!(&found[..], [only] if matches!(only.kind, LeftoverKind::Uncommitted(_))), "{found:?}");
     assert_eq!(remove_set(&unlocked, &location).expect("an outcome"), Outcome::Deleted);
 

@@ -13,6 +13,8 @@ use crate::house::{House, docker, wait_for};
 
 /// May do everything, and may only read.
 pub const ADMIN: (&str, &str) = ("pglife-test", "pglife-test-secret");
+/// May do everything too: who comes after ADMIN.
+pub const RENEWED: (&str, &str) = ("pglife-renewed", "pglife-renewed-secret");
 pub const READER: (&str, &str) = ("pglife-reader", "pglife-reader-secret");
 /// An identity that may do nothing that its bucket does not allow.
 pub const NOBODY: (&str, &str) = ("pglife-nobody", "pglife-nobody-secret");
@@ -103,7 +105,7 @@ impl Server {
             endpoint: Some(self.endpoint()),
             region: "us-east-1".to_owned(),
             path_style: true,
-            credentials: credentials(ADMIN),
+            credentials: credentials(ADMIN).into(),
             authorities: String::new(),
             object_lock: None,
         }
@@ -187,6 +189,7 @@ fn identities() -> String {
     };
     let identities = [
         identity(ADMIN, &["Admin", "Read", "Write", "List", "Tagging"]),
+        identity(RENEWED, &["Admin", "Read", "Write", "List", "Tagging"]),
         identity(READER, &["Read", "List"]),
         identity(NOBODY, &[]),
     ];
@@ -233,7 +236,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// `judge` sees the first line of every request.
+    /// `judge` sees the head of every request, its first line first.
     pub fn before(server: &Server, judge: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         Self::at("127.0.0.1", server, judge)
     }
@@ -289,7 +292,7 @@ fn relay(mut client: TcpStream, upstream: &str, judge: &dyn Fn(&str) -> Answer) 
         request.extend_from_slice(&buffer[..read]);
     }
     let first = head.lines().next().unwrap_or_default();
-    let fate = judge(first);
+    let fate = judge(&head);
     match fate {
         Answer::Refused => return,
         Answer::Forbidden(code, ahead) => {

@@ -9,13 +9,15 @@ use pglife::backup::contract::{Trial, every_fault};
 use pglife::backup_set::StoredObject;
 use pglife::exit::Exit;
 use pglife::prune::leftovers;
-use pglife::storage::s3::{Bucket, LockMode, ObjectLock, S3Store, Secret};
+use pglife::storage::s3::{Bucket, Environment, LockMode, ObjectLock, S3Store, reach};
 use pglife::storage::{FolderLocation, Key, Location, Repository, StorageError, Store, contract};
 use pglife::worker::session::Session;
 use pglife::worker::{CopyJob, Request};
 
 use crate::house::{House, executable, wait_for};
-use crate::s3::{ADMIN, Answer, NOBODY, Proxy, READER, Server, credentials, impatient, impatient_store, store};
+use crate::s3::{
+    ADMIN, Answer, NOBODY, Proxy, READER, RENEWED, Server, credentials, impatient, impatient_store, store,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -284,9 +286,9 @@ fn each_refusal_says_what_is_refused_and_ends_as_promised() {
     Repository::open(&Location::S3(bucket.clone())).expect("opened");
 
     let mut wrong = bucket.clone();
-    wrong.credentials.secret_key = Secret::new("revoked");
+    wrong.credentials = credentials((ADMIN.0, "revoked")).into();
     let mut unknown = bucket.clone();
-    unknown.credentials.access_key = "nobody".to_owned();
+    unknown.credentials = credentials(("nobody", ADMIN.1)).into();
     for bucket in [wrong, unknown] {
         let store = store(&bucket);
         let upload = write(&store, &key("object"), 0..1).expect("nothing was sent yet");
@@ -309,7 +311,7 @@ fn each_refusal_says_what_is_refused_and_ends_as_promised() {
         }
     }
 
-    let reader = store(&Bucket { credentials: credentials(READER), ..bucket.clone() });
+    let reader = store(&Bucket { credentials: credentials(READER).into(), ..bucket.clone() });
     reader.read_small(&key("pglife-repo.json"), 1000).expect("it may read");
     assert_eq!(reader.list(None).expect("it may list").len(), 1);
     for error in [
@@ -353,6 +355,87 @@ fn each_refusal_says_what_is_refused_and_ends_as_promised() {
     let error = impatient_store(&nobody).list(None).expect_err("nobody there");
     let text = told(&error, Exit::Repository, "s3://backups/pre fix/pg cannot be reached");
     assert!(text.contains("Connection refused"), "{text}");
+}
+
+/// A file as `~/.aws/credentials`.
+fn credentials_file((access_key, secret): (&str, &str)) -> String {
+    format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret}\naws_session_token =\n")
+}
+
+#[test]
+fn credentials_that_end_in_the_middle_are_renewed_or_named() {
+    const MUCH: usize = 100;
+    let house = House::new("s3renew");
+    let server = Server::start(&house, "s3");
+    let direct = server.bucket("backups");
+    house.write_secret("credentials", &credentials_file(ADMIN));
+    // The first ones end with the third part; whoever renews the file does it then, where there is somebody.
+    let over = Arc::new(AtomicBool::new(false));
+    let somebody_renews = Arc::new(AtomicBool::new(true));
+    let (ended, renews, file) = (Arc::clone(&over), Arc::clone(&somebody_renews), house.path("credentials"));
+    let proxy = Proxy::before(&server, move |head| {
+        let with_first = head.contains(&format!("Credential={}/", ADMIN.0));
+        let third = head.starts_with("PUT ") && head.contains("partNumber=3");
+        if third && !ended.swap(true, Ordering::SeqCst) && renews.load(Ordering::SeqCst) {
+            std::fs::write(&file, credentials_file(RENEWED)).expect("written");
+        }
+        if with_first && ended.load(Ordering::SeqCst) {
+            return Answer::Forbidden("ExpiredToken", 0);
+        }
+        Answer::Whole
+    });
+    let settings = pglife::settings::S3Repository {
+        bucket: "backups".to_owned(),
+        prefix: direct.prefix.clone(),
+        endpoint: Some(proxy.endpoint()),
+        region: None,
+        credentials_file: Some(house.path("credentials")),
+        ca_file: None,
+        path_style: true,
+        object_lock: None,
+        object_lock_mode: pglife::settings::LockMode::Governance,
+    };
+    let bucket = reach(&settings, &Environment::default()).expect("credentials");
+
+    // A worker hears of the newer ones by its session.
+    std::fs::create_dir(house.path("from")).expect("a folder");
+    let much: Vec<u8> = (0..MUCH).flat_map(mebibyte).collect();
+    std::fs::write(house.path("from/much"), &much).expect("made");
+    let from = Location::Local { folder: house.path("from") };
+    let source = from.store().expect("a store").open(&key("much")).expect("opened");
+    let (meter, stop) = (pglife::pipeline::Meter::new(), tokio_util::sync::CancellationToken::new());
+    let stored = pglife::pipeline::seal::measure(&*source, &meter, &stop).expect("read");
+    let job = CopyJob {
+        from: FolderLocation { location: from, folder: None },
+        to: FolderLocation { location: Location::S3(bucket.clone()), folder: None },
+        objects: vec![StoredObject { name: "much".to_owned(), stored }],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut session = Session::in_child_of(executable().as_ref()).await.expect("a worker");
+        session.request(&Request::Copy(job), &stop, |_| {}).await.expect("copied with two pairs of credentials");
+        session.close().await.expect("closed");
+    });
+    assert!(over.load(Ordering::SeqCst));
+    assert_holds(&store(&direct), &key("much"), MUCH);
+
+    // So does a store of the control plane, whichever it began with. Where nobody renews them, it says so.
+    house.write_secret("credentials", &credentials_file(ADMIN));
+    over.store(false, Ordering::SeqCst);
+    somebody_renews.store(false, Ordering::SeqCst);
+    let bucket = reach(&settings, &Environment::default()).expect("credentials");
+    let ours = impatient_store(&bucket);
+    ours.put(&key("before"), b"x").expect("stored");
+    let mut upload = ours.begin(&key("after")).expect("begun");
+    let failed = (0..MUCH).find_map(|number| upload.write_all(&mebibyte(number)).err()).expect("they are over");
+    let error = StorageError::of_write(ours.place(Some(&key("after"))), failed);
+    assert!(matches!(error, StorageError::CredentialsExpired { .. }), "{error:?}");
+    let text = told(&error, Exit::Credentials, "s3://backups/pre fix/pg/after");
+    assert!(text.contains("have expired, and no newer ones came") && text.contains("ExpiredToken"), "{text}");
+    drop(upload);
+    house.write_secret("credentials", &credentials_file(RENEWED));
+    wait_for("the newer credentials", || ours.put(&key("again"), b"x").is_ok());
+    assert_eq!(store(&direct).list(None).expect("listed").len(), 3);
 }
 
 #[test]
@@ -429,7 +512,7 @@ fn the_permissions_in_the_documentation_are_enough_and_do_not_delete() {
     let (answer, status) = server.curl(&["-X", "PUT", "-H", unsigned, "-d", &policy.to_string(), &url]);
     assert!(status.starts_with('2'), "{answer}");
 
-    let daemon = Bucket { credentials: credentials(NOBODY), ..bucket.clone() };
+    let daemon = Bucket { credentials: credentials(NOBODY).into(), ..bucket.clone() };
     let object_lock = Some(ObjectLock { seconds: 3600, mode: LockMode::Governance });
     for (name, bucket) in [("plain", daemon.clone()), ("locked", Bucket { object_lock, ..daemon })] {
         let bucket = Bucket { prefix: name.to_owned(), ..bucket };

@@ -4,8 +4,9 @@
 //! Credentials come from the first of these that there is, and from no other if that one is not usable:
 //! 1. the file that `credentials_file` names;
 //! 2. `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary ones, `AWS_SESSION_TOKEN`;
-//! 3. the role of the instance (EC2's metadata service, version 2). They last for hours: a run that takes longer than
-//!    they do ends with exit 12.
+//! 3. the role of the instance (EC2's metadata service, version 2).
+//!
+//! Those of a file and of a role are looked for again while they are used ([`renewal`](super::renewal)).
 
 use std::fs;
 use std::io;
@@ -22,6 +23,7 @@ use rustls::pki_types::pem::PemObject as _;
 use super::super::error::Cause;
 use super::super::{Place, StorageError};
 use super::connection::pem;
+use super::renewal::{Fetched, Renewable, Source};
 use super::{Bucket, Credentials, LockMode, ObjectLock, Secret};
 use crate::settings;
 
@@ -87,19 +89,20 @@ fn credentials(
     repository: &settings::S3Repository,
     environment: &Environment,
     place: &Place,
-) -> Result<Credentials, StorageError> {
+) -> Result<Renewable, StorageError> {
     let none = |why: String, source: Option<Cause>| StorageError::NoCredentials { path: place.clone(), why, source };
     if let Some(file) = &repository.credentials_file {
         let text = read_private(file)
             .map_err(|source| none(format!("{} cannot be read", file.display()), Some(Box::new(source))))?;
-        return credentials_in(&text).map_err(|why| none(format!("{} {why}", file.display()), None));
+        let credentials = credentials_in(&text).map_err(|why| none(format!("{} {why}", file.display()), None))?;
+        return Ok(Renewable::new(Fetched { credentials, end: None }, Some(Source::File(file.clone()))));
     }
     match (&environment.access_key, &environment.secret_key) {
-        (Some(access_key), Some(secret_key)) => Ok(Credentials {
+        (Some(access_key), Some(secret_key)) => Ok(Renewable::from(Credentials {
             access_key: access_key.clone(),
             secret_key: secret_key.clone(),
             session_token: environment.session_token.clone(),
-        }),
+        })),
         (Some(_), None) => Err(none("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".to_owned(), None)),
         (None, Some(_)) => Err(none("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".to_owned(), None)),
         (None, None) => {
@@ -107,8 +110,9 @@ fn credentials(
             if environment.without_metadata_service {
                 return Err(none(format!("{nothing}, and AWS_EC2_METADATA_DISABLED is"), None));
             }
-            of_instance(environment.metadata_service.as_deref())
-                .map_err(|source| none(format!("{nothing}, and this machine has no role"), Some(source)))
+            let fetched = of_instance(environment.metadata_service.as_deref())
+                .map_err(|source| none(format!("{nothing}, and this machine has no role"), Some(source)))?;
+            Ok(Renewable::new(fetched, Some(Source::Instance(environment.metadata_service.clone()))))
         }
     }
 }
@@ -123,7 +127,7 @@ fn read_private(file: &Path) -> io::Result<String> {
 
 /// The section `[default]` of a file as `~/.aws/credentials`: AWS SDKs and Tools Reference Guide, "Shared config and
 /// credentials files".
-fn credentials_in(text: &str) -> Result<Credentials, String> {
+pub(super) fn credentials_in(text: &str) -> Result<Credentials, String> {
     let (mut in_default, mut seen) = (false, false);
     let (mut access_key, mut secret_key, mut session_token) = (None, None, None);
     for line in text.lines().map(str::trim) {
@@ -160,7 +164,7 @@ fn credentials_in(text: &str) -> Result<Credentials, String> {
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The credentials of the instance's role. They are asked for on a thread of their own: the caller may be inside a runtime.
-fn of_instance(endpoint: Option<&str>) -> Result<Credentials, Cause> {
+pub(super) fn of_instance(endpoint: Option<&str>) -> Result<Fetched, Cause> {
     let ask = async {
         let http = aws_smithy_http_client::Builder::new().build_http();
         let provider = ProviderConfig::default().with_http_client(http);
@@ -174,11 +178,12 @@ fn of_instance(endpoint: Option<&str>) -> Result<Credentials, Cause> {
         }
         let provider = imds::credentials::ImdsCredentialsProvider::builder().imds_client(client.build()).build();
         let found = provider.provide_credentials().await.map_err(|error| super::failure::words(&error))?;
-        Ok(Credentials {
+        let credentials = Credentials {
             access_key: found.access_key_id().to_owned(),
             secret_key: Secret::new(found.secret_access_key()),
             session_token: found.session_token().map(Secret::new),
-        })
+        };
+        Ok(Fetched { credentials, end: found.expiry() })
     };
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask));
@@ -212,6 +217,7 @@ fn authorities(ca_file: Option<&Path>, place: &Place) -> Result<String, StorageE
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
+    use std::time::SystemTime;
 
     use super::*;
     use crate::exit::Exit;
@@ -270,9 +276,11 @@ mod tests {
         assert!(text.contains("s3://backups/pg") && text.contains("credentials cannot be read"), "{text}");
         fs::write(&file, "[default]\naws_access_key_id = file\naws_secret_access_key = y\n").expect("written");
         let reached = reach(&repository, &environment).expect("reached");
-        assert_eq!((reached.credentials.access_key.as_str(), reached.region.as_str()), ("file", "eu"));
+        assert_eq!((reached.credentials.newest().access_key.as_str(), reached.region.as_str()), ("file", "eu"));
+        assert!(reached.credentials.has_source());
         let without_file = settings::S3Repository { credentials_file: None, ..repository };
-        assert_eq!(reach(&without_file, &environment).expect("reached").credentials.access_key, "env");
+        let reached = reach(&without_file, &environment).expect("reached").credentials;
+        assert_eq!((reached.newest().access_key.as_str(), reached.has_source()), ("env", false));
     }
 
     #[test]
@@ -298,7 +306,8 @@ mod tests {
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let service = std::thread::spawn(move || {
             let mut asked = Vec::new();
-            while asked.len() < 3 {
+            let mut sessions = 0;
+            while asked.len() < 6 {
                 let (mut stream, _) = listener.accept().expect("a client");
                 let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
                 let first = lines.next().expect("a line").expect("text");
@@ -311,9 +320,11 @@ mod tests {
                     "/latest/api/token" => "token".to_owned(),
                     path if path.ends_with("security-credentials/") => "backup-role".to_owned(),
                     path if path.ends_with("/backup-role") => {
-                        r#"{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC",
-                            "AccessKeyId":"ASIA","SecretAccessKey":"s","Token":"t","Expiration":"2100-01-01T00:00:00Z"}"#
-                            .to_owned()
+                        sessions += 1;
+                        format!(
+                            r#"{{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC",
+                            "AccessKeyId":"ASIA{sessions}","SecretAccessKey":"s","Token":"t","Expiration":"2100-01-01T00:00:00Z"}}"#
+                        )
                     }
                     other => panic!("{other}"),
                 };
@@ -329,13 +340,18 @@ mod tests {
         // Inside a runtime, as the control plane does.
         let runtime = tokio::runtime::Builder::new_multi_thread().build().expect("a runtime");
         let reached = runtime.block_on(async { reach(&repository(), &environment) }).expect("a role");
-        service.join().expect("no panic");
-        let expected = Credentials {
-            access_key: "ASIA".to_owned(),
+        let expected = |access_key: &str| Credentials {
+            access_key: access_key.to_owned(),
             secret_key: Secret::new("s"),
             session_token: Some(Secret::new("t")),
         };
-        assert_eq!(reached.credentials, expected);
+        assert_eq!(reached.credentials.newest(), expected("ASIA1"));
+        // When these are about to end, there are others.
+        assert!(reached.credentials.has_source());
+        let again = of_instance(environment.metadata_service.as_deref()).expect("a role");
+        service.join().expect("no panic");
+        let end = SystemTime::from("2100-01-01T00:00:00Z".parse::<jiff::Timestamp>().expect("a time"));
+        assert_eq!(again, Fetched { credentials: expected("ASIA2"), end: Some(end) });
     }
 
     #[test]

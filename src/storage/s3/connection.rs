@@ -15,7 +15,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
     StalledStreamProtectionConfig,
 };
 use aws_smithy_async::time::TimeSource;
@@ -188,14 +188,12 @@ fn chance() -> u8 {
 
 #[expect(clippy::disallowed_methods, reason = "this is the home of S3")]
 fn client(bucket: &Bucket, limits: Limits, http: SharedHttpClient) -> Client {
-    let credentials = &bucket.credentials;
-    let token = credentials.session_token.as_ref().map(|token| token.reveal().to_owned());
-    let credentials =
-        Credentials::new(credentials.access_key.clone(), credentials.secret_key.reveal(), token, None, "pglife");
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(bucket.region.clone()))
-        .credentials_provider(credentials)
+        .credentials_provider(bucket.credentials.clone())
+        // They may be renewed at any time, and are in memory anyway.
+        .identity_cache(IdentityCache::no_cache())
         .force_path_style(bucket.path_style)
         // The checksums the SDK adds by itself are trailers, which many services do not know. Every part has its MD5.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

@@ -115,6 +115,8 @@ impl Failure {
                 | "RequestTimeout"
                 | "SlowDown"
                 | "Throttling"
+                // Newer credentials may be on their way: see [`super::renewal`].
+                | "ExpiredToken"
                 | "ConditionalRequestConflict"
                 | "OperationAborted" => true,
                 _ => matches!(answer.status, 429 | 500 | 502..=504),
@@ -161,13 +163,14 @@ impl Failure {
                 let there = answer.date.as_deref().and_then(http_date);
                 StorageError::ClockSkew { path, here: now, there }
             }
+            ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => {
+                StorageError::CredentialsExpired { path, source: Box::new(answer) }
+            }
             (
                 "InvalidAccessKeyId"
                 | "SignatureDoesNotMatch"
-                | "ExpiredToken"
                 | "InvalidToken"
                 | "InvalidSecurity"
-                | "TokenRefreshRequired"
                 | "NotSignedUp"
                 | "AccountProblem"
                 | "InvalidClientTokenId"
