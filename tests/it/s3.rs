@@ -117,6 +117,21 @@ impl Server {
         self.reach(bucket)
     }
 
+    /// Makes `bucket`, and a repository `offsite` of the house in it.
+    pub fn offsite(&self, house: &House, bucket: &str) {
+        self.bucket(bucket);
+        let credentials = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", ADMIN.0, ADMIN.1);
+        house.write_secret("s3.credentials", &credentials);
+        let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+        let repository = format!(
+            "\n[repos.offsite]\ntype = \"s3\"\nbucket = \"{bucket}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n\
+             credentials_file = \"s3.credentials\"\n",
+            self.endpoint()
+        );
+        house.write("pglife.toml", &format!("{settings}{repository}"));
+        house.pglife(&["repo", "init", "offsite"]).ok();
+    }
+
     /// Makes a bucket with versions and Object Lock.
     pub fn locked_bucket(&self, bucket: &str) -> Bucket {
         self.make(bucket, &["-H", "x-amz-bucket-object-lock-enabled: true"]);

@@ -1,7 +1,7 @@
 //! Backups that are in a bucket only are proven from there: the throwaway server itself reaches nothing.
 
 use crate::house::{House, sql};
-use crate::s3::{ADMIN, Server};
+use crate::s3::Server;
 
 use super::{certificates, drill, of_drills};
 
@@ -9,17 +9,7 @@ use super::{certificates, drill, of_drills};
 fn a_dump_and_a_copy_of_the_volumes_are_proven_from_a_bucket() {
     let house = House::new("drills3");
     let server = Server::start(&house, "s3");
-    server.bucket("pglife-drills");
-    let credentials = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", ADMIN.0, ADMIN.1);
-    house.write_secret("s3.credentials", &credentials);
-    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
-    let bucket = format!(
-        "\n[repos.offsite]\ntype = \"s3\"\nbucket = \"pglife-drills\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n\
-         credentials_file = \"s3.credentials\"\n",
-        server.endpoint()
-    );
-    house.write("pglife.toml", &format!("{settings}{bucket}"));
-    house.pglife(&["repo", "init", "offsite"]).ok();
+    server.offsite(&house, "pglife-drills");
     let cluster = house.cluster("source", "17", "[backup.dump]\nrepos = [\"offsite\"]\n[drill]\nrto_budget = \"1h\"");
     let container = format!("{cluster}-db");
     sql(&container, "postgres", "create database orders");

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{SUMS_AGREE, is_left_alone, let_work, working};
 use crate::house::{House, docker, sql};
-use crate::s3::{ADMIN, Server};
+use crate::s3::Server;
 
 const CHAINS_OF_THREE: &str = "[backup.volume]\nfull_every = 3";
 
@@ -190,17 +190,7 @@ fn a_chain_is_sealed_copied_and_proven_out_of_a_bucket() {
     let house = House::new("volchains3");
     let key = house.encrypt()[0].clone();
     let server = Server::start(&house, "s3");
-    server.bucket("pglife-chain");
-    let credentials = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", ADMIN.0, ADMIN.1);
-    house.write_secret("s3.credentials", &credentials);
-    let settings = fs::read_to_string(house.path("pglife.toml")).expect("read");
-    let bucket = format!(
-        "\n[repos.offsite]\ntype = \"s3\"\nbucket = \"pglife-chain\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n\
-         credentials_file = \"s3.credentials\"\n",
-        server.endpoint()
-    );
-    house.write("pglife.toml", &format!("{settings}{bucket}"));
-    house.pglife(&["repo", "init", "offsite"]).ok();
+    server.offsite(&house, "pglife-chain");
     let source = house.cluster("source", "15", "[backup.dump]\nrepos = [\"offsite\", \"local\"]");
     let container = format!("{source}-db");
     sql(&container, "postgres", "create table t as select n, md5(n::text) as label from generate_series(1, 300000) n");
