@@ -90,14 +90,14 @@ fn beside(ancestor: &Ancestor) -> String {
 }
 
 /// Prints the tar that a block index describes, out of files that are called after their sources.
-const PUT_TOGETHER: &str = r#"open(my $index, '<', '/work/index') or die "index: $!";
+const PUT_TOGETHER: &str = r#"open(my $index, '<', '/parts/index') or die "index: $!";
 binmode(STDOUT);
 my %source;
 while (<$index>) {
     s/,"path".*//s;
     while (/\[(\d+),(\d+),(\d+)\]/g) {
         my ($number, $offset, $rest) = ($1, $2, $3);
-        open($source{$number}, '<:raw', "/work/$number") or die "$number: $!" unless $source{$number};
+        open($source{$number}, '<:raw', "/parts/$number") or die "$number: $!" unless $source{$number};
         seek($source{$number}, $offset, 0) or die "$number: $!";
         while ($rest > 0) {
             my $read = read($source{$number}, my $bytes, $rest < 1048576 ? $rest : 1048576);
@@ -371,8 +371,8 @@ fn volume_steps(manifest: &Manifest, object: &Object, copy: &VolumeCopy, line: &
         line("cat > \"$WORK/tar.pl\" <<'PERL'");
         line(PUT_TOGETHER);
         line("PERL");
-        line(&format!("docker run --rm --network none -u 0:0 {mounts} -v \"$WORK\":/work:ro \\"));
-        line("  --entrypoint sh \"$IMAGE\" -c 'perl /work/tar.pl | tar -x -p --numeric-owner -C /'");
+        line(&format!("docker run --rm --network none -u 0:0 {mounts} -v \"$WORK\":/parts:ro \\"));
+        line("  --entrypoint sh \"$IMAGE\" -c 'perl /parts/tar.pl | tar -x -p --numeric-owner -C /'");
         line("rm -r \"$WORK\"");
     } else {
         line(&format!("{} | docker run --rm -i --network none -u 0:0 {mounts} \\", reader(object)));
