@@ -18,6 +18,7 @@
 
 pub mod block_index;
 pub mod certificate;
+mod chain;
 mod codec;
 mod commit;
 mod digest;
@@ -31,6 +32,7 @@ mod recovery_time;
 mod selector;
 
 pub use certificate::Certificate;
+pub use chain::Parents;
 pub use codec::{Codec, CodecError, ZstdLevel};
 pub use commit::{COMMIT_VERSION, Commit, Encryption, StoredObject};
 pub use digest::{Digest, DigestError};

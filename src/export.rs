@@ -60,7 +60,11 @@ pub async fn export(
     let what = format!("export of backup {} failed", commit.set);
     let safe = format!("the backup is as it was; {} was not written", destination.display());
     let _held = control.state.hold_set(&commit.set).map_err(failed(&what))?;
-    let objects = catalogue::stored_objects(repository, commit)?;
+    // What builds on others is not copied as it is.
+    let objects = match commit.parent {
+        None => Some(catalogue::stored_objects(repository, commit)?),
+        Some(_) => None,
+    };
     let disk = |source: io::Error| OperationError {
         source: Some(Box::new(source)),
         ..OperationError::new(Exit::Failed, format!("{what}: {} cannot be written", destination.display()))
@@ -82,37 +86,24 @@ pub async fn export(
     let half = tempfile::Builder::new().prefix(".pglife-export-").tempdir_in(parent).map_err(disk)?;
 
     progress(Tick::Step(format!("exporting {}", commit.set)));
-    let (commit, manifest, files, bytes) = if commit.parent.is_some() {
-        let full = put_together(control, repository, commit, half.path(), identity, &what, progress).await;
-        full.map_err(|error| error.safe(&safe))?
-    } else {
-        let copy = Copy {
-            repository: repository.clone(),
-            commit: commit.clone(),
-            objects,
-            folder: half.path().to_owned(),
-            cancel: control.cancel.clone(),
-        };
-        let (told, mut heard) = tokio::sync::watch::channel(0);
-        let copying = tokio::task::spawn_blocking(move || copy.all(&told));
-        let expected = commit.stored_bytes;
-        while heard.changed().await.is_ok() {
-            let stored = *heard.borrow_and_update();
-            progress(Tick::Bytes { plain: stored, stored, expected: Some(expected) });
+    let (commit, manifest, files, bytes) = match objects {
+        None => put_together(control, repository, commit, half.path(), identity, &what, progress)
+            .await
+            .map_err(|error| error.safe(&safe))?,
+        Some(objects) => {
+            let copied = copy_all(control, repository, commit, objects, half.path(), progress).await;
+            let (files, bytes) = copied.map_err(|error| match error {
+                CopyError::Interrupted => {
+                    OperationError::new(Exit::Interrupted, format!("{what}: interrupted")).safe(&safe)
+                }
+                CopyError::Disk(error) => disk(error),
+                CopyError::Storage(error) => failed(&what)(error).safe(&safe),
+                CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
+                    .safe(&safe)
+                    .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
+            })?;
+            (commit.clone(), None, files, bytes)
         }
-        let copied = copying.await.unwrap_or_else(|panic| Err(CopyError::Disk(io::Error::other(panic))));
-        let (files, bytes) = copied.map_err(|error| match error {
-            CopyError::Interrupted => {
-                OperationError::new(Exit::Interrupted, format!("{what}: interrupted")).safe(&safe)
-            }
-            CopyError::Disk(error) => disk(error),
-            CopyError::Storage(error) => failed(&what)(error).safe(&safe),
-            CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
-                .safe(&safe)
-                .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
-        })?;
-
-        (commit.clone(), None, files, bytes)
     };
 
     // On the disk before it has its name, and its name too.
@@ -120,6 +111,32 @@ pub async fn export(
     // It is elsewhere now; there is nothing left to remove.
     let _moved = half.keep();
     Ok(Exported { commit, manifest, folder: destination, files, bytes })
+}
+
+/// Copies the set of `commit` into `folder` as it is. Returns the number and size of its files.
+async fn copy_all(
+    control: &ControlPlane,
+    repository: &Repository,
+    commit: &Commit,
+    objects: Vec<StoredObject>,
+    folder: &Path,
+    progress: Progress<'_>,
+) -> Result<(usize, u64), CopyError> {
+    let copy = Copy {
+        repository: repository.clone(),
+        commit: commit.clone(),
+        objects,
+        folder: folder.to_owned(),
+        cancel: control.cancel.clone(),
+    };
+    let (told, mut heard) = tokio::sync::watch::channel(0);
+    let copying = tokio::task::spawn_blocking(move || copy.all(&told));
+    let expected = Some(commit.stored_bytes);
+    while heard.changed().await.is_ok() {
+        let stored = *heard.borrow_and_update();
+        progress(Tick::Bytes { plain: stored, stored, expected });
+    }
+    copying.await.unwrap_or_else(|panic| Err(CopyError::Disk(io::Error::other(panic))))
 }
 
 /// Writes the incremental set of `commit` into `folder` as a full one. Returns its `COMMIT`, its manifest, and the number and size of its files.
@@ -133,14 +150,12 @@ async fn put_together(
     progress: Progress<'_>,
 ) -> Result<(Commit, Option<Manifest>, usize, u64), OperationError> {
     let (mut manifest, keys) = control.manifest(repository, commit, identity)?;
-    let mut held = Vec::new();
-    for ancestor in manifest.ancestors() {
-        held.push(control.state.hold_set(&ancestor.set).map_err(failed(what))?);
-    }
+    let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
+    let _held = control.state.hold_sets(ancestors).map_err(failed(what))?;
     let refuse = |error: PlanError| OperationError::new(error.exit(), format!("{what}: {error}"));
     let plan = plan_volume_restore(&manifest, manifest.server.major, &Wanted::Everything, worker_threads());
     let plan = plan.map_err(refuse)?;
-    let recipe = recipe_of(repository, &manifest, commit, keys.as_ref()).map_err(failed(what))?;
+    let recipe = recipe_of(repository, commit, keys.as_ref()).map_err(failed(what))?;
     let (_, copy) = manifest.volume().ok_or_else(|| refuse(PlanError::NoVolumes))?;
     let naming = manifest.naming();
     let to = FolderLocation { location: Location::Local { folder: folder.to_owned() }, folder: None };
@@ -167,14 +182,13 @@ async fn put_together(
     close_worker(session).await;
     done.map_err(failed(what))?;
     manifest.objects = made.into_iter().collect();
-    let written = manifest.stored_bytes();
+    let mut bytes = manifest.stored_bytes();
     let documents = Documents::of(commit.location(), manifest, &recipe, None);
     let last = ("COMMIT".to_owned(), documents.commit.to_bytes());
     let disk = |source: io::Error| OperationError {
         source: Some(Box::new(source)),
         ..OperationError::new(Exit::Failed, format!("{what}: {} cannot be written", folder.display()))
     };
-    let mut bytes = written;
     for (name, content) in documents.small.iter().chain([&last]) {
         let mut file = File::create_new(folder.join(name)).map_err(disk)?;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(disk)?;
@@ -185,19 +199,14 @@ async fn put_together(
 }
 
 /// The text of `recipe.json`.
-fn recipe_of(
-    repository: &Repository,
-    manifest: &Manifest,
-    commit: &Commit,
-    keys: Option<&Keys>,
-) -> Result<Vec<u8>, PipelineError> {
-    let name = manifest.naming().document("recipe.json");
+fn recipe_of(repository: &Repository, commit: &Commit, keys: Option<&Keys>) -> Result<Vec<u8>, PipelineError> {
+    let name = commit.naming().document("recipe.json");
     let key = Key::new(commit.location().key(&name)).expect("names make a key");
     let stored = repository
         .store()
         .read_small(&key, DOCUMENT_LIMIT)
         .map_err(|error| PipelineError::Object { source: io::Error::other(error) })?;
-    match keys.filter(|_| commit.encryption.is_some()) {
+    match keys {
         Some(keys) => unseal_bytes(&stored, keys),
         None => Ok(stored),
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::backup_set::{Commit, SetId, SetLocation};
+use crate::backup_set::{Commit, Parents, SetId, SetLocation};
 use crate::cluster::{ClusterName, Lineage, RepoName};
 use crate::control::{ControlPlane, OperationError, catalogue, failed};
 use crate::exit::Exit;
@@ -93,17 +93,9 @@ impl Outcome {
 
 /// The places of `sets`, oldest first, but what builds on another before that one. Pure.
 fn children_first(sets: &[PlannedSet]) -> Vec<usize> {
-    let places: BTreeMap<&SetId, usize> = sets.iter().enumerate().map(|(at, set)| (&set.commit.set, at)).collect();
-    let depth = |mut at: usize| {
-        let mut depth = 0;
-        // No chain is longer than all sets, whatever a damaged one says of its parents.
-        while let Some(&parent) = sets[at].commit.parent.as_ref().and_then(|parent| places.get(parent))
-            && depth < sets.len()
-        {
-            (at, depth) = (parent, depth + 1);
-        }
-        depth
-    };
+    let here: BTreeSet<&SetId> = sets.iter().map(|planned| &planned.commit.set).collect();
+    let parents = Parents::of(sets.iter().map(|planned| &planned.commit));
+    let depth = |at: usize| parents.ancestors(&sets[at].commit.set).filter(|set| here.contains(set)).count();
     let mut order: Vec<usize> = (0..sets.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(depth(at)));
     order
@@ -448,11 +440,11 @@ pub fn refuse_protected(commit: &Commit, protections: &[Protection], force: bool
             format!("ask whoever pinned it; then: pglife backups unpin {} --backup {}", commit.cluster, commit.set);
         return refuse(pinned, next);
     }
-    let child = |protection: &Protection| match protection {
-        Protection::Needed(set) => Some(set.clone()),
+    let needed = protections.iter().find_map(|protection| match protection {
+        Protection::Needed(child) => Some((protection, child)),
         _ => None,
-    };
-    if let Some((needed, child)) = protections.iter().find_map(|protection| Some((protection, child(protection)?))) {
+    });
+    if let Some((needed, child)) = needed {
         return refuse(
             needed,
             format!("delete that one first: pglife backups delete {} --backup {child}", commit.cluster),

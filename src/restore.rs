@@ -17,7 +17,9 @@ use std::path::PathBuf;
 
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetId, SetLocation};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName, VolumeName};
-use crate::control::{ControlPlane, Found, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere};
+use crate::control::{
+    ControlPlane, Found, OperationError, Progress, Reach, Run, Tick, close_worker, failed, or_elsewhere,
+};
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Engine, Image};
@@ -26,7 +28,7 @@ use crate::exit::Exit;
 use crate::policy::{self, Layout, Policy};
 use crate::provision::{self, ClusterPlan};
 use crate::state::{HeldLock, Operation};
-use crate::storage::{FolderLocation, Key, Repository};
+use crate::storage::Repository;
 use crate::worker::session::SessionError;
 use crate::worker::{Event, Request, SCRATCH_FOLDER, SET_FOLDER};
 
@@ -116,9 +118,8 @@ pub async fn prepare(
     let mut held = vec![control.state.hold_set(&commit.set).map_err(failed(&what))?];
     let (manifest, keys) =
         control.manifest(&repository, &commit, request.identity.as_deref()).map_err(or_elsewhere(&elsewhere))?;
-    for ancestor in manifest.ancestors() {
-        held.push(control.state.hold_set(&ancestor.set).map_err(failed(&what))?);
-    }
+    let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
+    held.extend(control.state.hold_sets(ancestors).map_err(failed(&what))?);
     let refuse = |error: plan::PlanError| {
         let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
         match error.next() {
@@ -324,48 +325,25 @@ pub(crate) struct Source {
     pub(crate) ancestors: Vec<Reach>,
 }
 
-/// How a worker reaches the folder of a set.
-#[derive(Debug)]
-pub(crate) struct Reach {
-    pub(crate) place: FolderLocation,
-    /// What it must see for that; None: a bucket.
-    pub(crate) mount: Option<WorkerMount>,
-}
-
-impl Reach {
-    fn in_place(repository: &Repository, location: &SetLocation, mount_point: &str) -> Self {
-        let folder = Key::new(location.folder()).expect("names make a key");
-        let (place, on_host) = repository.for_worker(&folder, mount_point);
-        let mount = on_host.map(|path| WorkerMount {
-            source: path.to_string_lossy().into_owned(),
-            destination: mount_point.to_owned(),
-            writable: false,
-        });
-        Self { place, mount }
-    }
-}
-
 impl Source {
     /// Where the repository has them.
     pub(crate) fn in_place(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
-        let of = |(place, ancestor): (usize, &Ancestor)| {
-            let location = SetLocation { id: ancestor.set.clone(), ..commit.location() };
-            Reach::in_place(repository, &location, &format!("{SET_FOLDER}-{}", place + 1))
-        };
-        Self {
-            own: Reach::in_place(repository, &commit.location(), SET_FOLDER),
-            ancestors: ancestors.iter().enumerate().map(of).collect(),
-        }
+        Self::of(commit, ancestors, |location, place| {
+            let mount_point = if place == 0 { SET_FOLDER.to_owned() } else { format!("{SET_FOLDER}-{place}") };
+            Reach::in_place(repository, location, &mount_point)
+        })
+    }
+
+    /// The set itself is at place 0, what it builds on from 1 on.
+    fn of(commit: &Commit, ancestors: &[Ancestor], reach: impl Fn(&SetLocation, usize) -> Reach) -> Self {
+        let beside = |ancestor: &Ancestor| SetLocation { id: ancestor.set.clone(), ..commit.location() };
+        let ancestors = ancestors.iter().zip(1..).map(|(ancestor, place)| reach(&beside(ancestor), place)).collect();
+        Self { own: reach(&commit.location(), 0), ancestors }
     }
 
     /// How a process on this machine reaches them.
     pub(crate) fn from_here(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
-        let reach = |location: &SetLocation| {
-            let folder = Key::new(location.folder()).expect("names make a key");
-            Reach { place: repository.folder_location(folder), mount: None }
-        };
-        let beside = |ancestor: &Ancestor| reach(&SetLocation { id: ancestor.set.clone(), ..commit.location() });
-        Self { own: reach(&commit.location()), ancestors: ancestors.iter().map(beside).collect() }
+        Self::of(commit, ancestors, |location, _| Reach::from_here(repository, location))
     }
 
     /// What a worker must see for it; nothing: it lies in a bucket.

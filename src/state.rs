@@ -259,6 +259,11 @@ impl State {
         }
     }
 
+    /// Holds several sets, all or none.
+    pub fn hold_sets<'s>(&self, sets: impl IntoIterator<Item = &'s SetId>) -> Result<Vec<HeldLock>, StateError> {
+        sets.into_iter().map(|set| self.hold_set(set)).collect()
+    }
+
     /// Takes a set in order to delete it; None while somebody holds it.
     pub fn take_set(&self, set: &SetId) -> Result<Option<HeldLock>, StateError> {
         self.lock(self.set_lock(set), "", false)

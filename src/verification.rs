@@ -10,7 +10,7 @@ use std::path::Path;
 use jiff::civil::Date;
 use serde::Serialize;
 
-use crate::backup_set::{Commit, Content, Object, SetId, StoredObject};
+use crate::backup_set::{Commit, Content, Object, Parents, SetId, StoredObject};
 use crate::cluster::RepoName;
 use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed};
 use crate::encryption::{Keys, Recipient};
@@ -46,26 +46,29 @@ pub struct Verified {
     pub suspect: Option<SetId>,
 }
 
-/// What each of `sets`, which one repository holds, builds on that is in `damaged` or not among `sets`: the nearest such. Pure.
-pub fn suspects<'s>(sets: impl IntoIterator<Item = &'s Commit>, damaged: &BTreeSet<SetId>) -> BTreeMap<SetId, SetId> {
-    let parents: BTreeMap<&SetId, Option<&SetId>> =
-        sets.into_iter().map(|commit| (&commit.set, commit.parent.as_ref())).collect();
-    let mut suspects = BTreeMap::new();
-    for (&set, &parent) in &parents {
-        let mut next = parent;
-        // No chain is longer than all sets.
-        for _ in 0..parents.len() {
-            let Some(ancestor) = next else { break };
-            match parents.get(ancestor) {
-                Some(further) if !damaged.contains(ancestor) => next = *further,
-                _ => {
-                    suspects.insert(set.clone(), ancestor.clone());
-                    break;
-                }
-            }
+impl Verified {
+    /// Of a set whose `document` is not what was written, so that nothing else was looked at.
+    fn unreadable(commit: &Commit, document: String, why: String) -> Self {
+        Self {
+            set: commit.set.clone(),
+            intact: false,
+            opened: false,
+            objects: 1,
+            stored_bytes: 0,
+            damage: vec![Damage { object: document, why }],
+            suspect: None,
         }
     }
-    suspects
+}
+
+/// What each of `sets`, which one repository holds, builds on that is in `damaged` or not among `sets`: the nearest such. Pure.
+pub fn suspects<'s>(sets: impl IntoIterator<Item = &'s Commit>, damaged: &BTreeSet<SetId>) -> BTreeMap<SetId, SetId> {
+    let sets: Vec<&Commit> = sets.into_iter().collect();
+    let here: BTreeSet<&SetId> = sets.iter().map(|commit| &commit.set).collect();
+    let parents = Parents::of(sets.iter().copied());
+    let trouble =
+        |set: &SetId| parents.ancestors(set).find(|ancestor| damaged.contains(ancestor) || !here.contains(ancestor));
+    here.iter().filter_map(|set| Some(((*set).clone(), trouble(set)?.clone()))).collect()
 }
 
 /// What to say of a set that builds on a damaged one.
@@ -73,14 +76,6 @@ pub fn suspicion(set: &SetId, repository: &RepoName, ancestor: &SetId) -> String
     format!(
         "{set} in repository \"{repository}\" builds on {ancestor}, which is damaged or missing: it cannot be restored"
     )
-}
-
-/// The sets that `set` builds on, as far as they are among `sets`.
-pub fn ancestors<'s>(sets: impl IntoIterator<Item = &'s Commit>, set: &SetId) -> Vec<SetId> {
-    let parents: BTreeMap<&SetId, &SetId> =
-        sets.into_iter().filter_map(|commit| Some((&commit.set, commit.parent.as_ref()?))).collect();
-    let chain = std::iter::successors(Some(set), |set| parents.get(*set).copied());
-    chain.skip(1).take(parents.len()).cloned().collect()
 }
 
 /// One damaged or missing object.
@@ -111,9 +106,7 @@ pub async fn verify(
     let found = Commit::from_bytes(&bytes.map_err(failed(format!("{what}: it has been deleted")))?);
     if found.as_ref().ok() != Some(commit) {
         let why = found.map_or_else(|error| error.to_string(), |_| "it is not what was written".to_owned());
-        let damage = vec![Damage { object: "COMMIT".to_owned(), why }];
-        let set = commit.set.clone();
-        return Ok(Verified { set, intact: false, opened: false, objects: 1, stored_bytes: 0, damage, suspect: None });
+        return Ok(Verified::unreadable(commit, "COMMIT".to_owned(), why));
     }
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let job = match objects_of(control, repository, commit, identity) {
@@ -122,17 +115,7 @@ pub async fn verify(
             VerifyJob { place: repository.folder_location(folder), objects, stored, threads, keys }
         }
         Err(error) if error.exit == Exit::VerifyFailed => {
-            let damage = vec![Damage { object: commit.naming().document("manifest.json"), why: error.chain() }];
-            let set = commit.set.clone();
-            return Ok(Verified {
-                set,
-                intact: false,
-                opened: false,
-                objects: 1,
-                stored_bytes: 0,
-                damage,
-                suspect: None,
-            });
+            return Ok(Verified::unreadable(commit, commit.naming().document("manifest.json"), error.chain()));
         }
         Err(error) => return Err(error),
     };
@@ -355,7 +338,7 @@ mod tests {
                 ..Commit::to_manifest(&manifest, &manifest.to_bytes())
             })
             .into();
-        assert_eq!(ancestors(&sets, &id('c')), [id('b'), id('a')]);
+        assert_eq!(Parents::of(&sets).ancestors(&id('c')).collect::<Vec<_>>(), [&id('b'), &id('a')]);
         // What is lost is as bad as what is damaged.
         let lost = (id('e'), id('x'));
         assert_eq!(suspects(&sets, &BTreeSet::new()), BTreeMap::from([lost.clone()]));

@@ -11,12 +11,11 @@ use std::fmt;
 
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Object, SetId};
 use crate::cluster::Lineage;
-use crate::control::{ControlPlane, OperationError, catalogue};
-use crate::docker::worker::WorkerMount;
+use crate::control::{ControlPlane, OperationError, Reach, catalogue, failed};
 use crate::encryption::Keys;
 use crate::policy::Policy;
 use crate::state::HeldLock;
-use crate::storage::{FolderLocation, Key, Repository};
+use crate::storage::Repository;
 
 /// Where a worker sees the parent.
 const PARENT_FOLDER: &str = "/pglife-parent";
@@ -29,10 +28,8 @@ pub(super) struct Parent {
     pub(super) ancestors: Vec<Ancestor>,
     /// Its block index.
     pub(super) index: Object,
-    /// Its folder, as a worker reaches it.
-    pub(super) place: FolderLocation,
-    /// What a worker must see for that.
-    pub(super) mount: Option<WorkerMount>,
+    /// Its folder.
+    pub(super) reach: Reach,
     pub(super) keys: Option<Keys>,
     /// Nobody deletes it, nor what it needs, while these are held.
     _held: Vec<HeldLock>,
@@ -107,19 +104,10 @@ pub(super) fn find(
     };
     let here: BTreeSet<&SetId> = common.iter().map(|set| &set.set).collect();
     let (ancestors, index) = suits(&manifest, policy, &here)?;
-    let hold = |ancestor: &Ancestor| {
-        let what = format!("{} is being deleted", ancestor.set);
-        control.state.hold_set(&ancestor.set).map_err(|error| Full::Unreadable(crate::control::failed(what)(error)))
-    };
-    let locks = ancestors.iter().map(hold).collect::<Result<Vec<_>, _>>()?;
-    let folder = Key::new(newest.location().folder()).expect("names make a key");
-    let (place, on_host) = repository.for_worker(&folder, PARENT_FOLDER);
-    let mount = on_host.map(|path| WorkerMount {
-        source: path.to_string_lossy().into_owned(),
-        destination: PARENT_FOLDER.to_owned(),
-        writable: false,
-    });
-    Ok(Parent { lineage: newest.lineage, ancestors, index, place, mount, keys, _held: locks })
+    let held = control.state.hold_sets(ancestors.iter().map(|ancestor| &ancestor.set));
+    let held = held.map_err(|error| Full::Unreadable(failed(format!("{} cannot be built on", newest.set))(error)))?;
+    let reach = Reach::in_place(repository, &newest.location(), PARENT_FOLDER);
+    Ok(Parent { lineage: newest.lineage, ancestors, index, reach, keys, _held: held })
 }
 
 /// Whether a copy can build on the one of `manifest`: then what it needs, nearest first, and the index. `here` are the sets that

@@ -246,7 +246,7 @@ impl VolumePlan {
                 readers: self.recipients.as_ref().map(|all| reader.map_or_else(|| all.clone(), |key| all.and(key))),
                 block_bytes: blocks.block_bytes,
                 parent: parent.map(|parent| ParentJob {
-                    place: parent.place.clone(),
+                    place: parent.reach.place.clone(),
                     index: parent.index.clone(),
                     keys: parent.keys.clone(),
                     ancestors: parent.ancestors.clone(),
@@ -386,7 +386,7 @@ pub(super) async fn in_run(
     mounts.extend(make_staging(run, policy, copies, &what)?);
     let reader = reader(control, policy)?;
     let parent = find_parent(control, policy, &copies.repositories(), reader.as_ref());
-    mounts.extend(parent.as_ref().ok().and_then(|parent| parent.mount.clone()));
+    mounts.extend(parent.as_ref().ok().and_then(|parent| parent.reach.mount.clone()));
     let cold = policy.volume.mode == CopyMode::Cold;
     // A worker in the network of a container that stops has none any more.
     let beside = if cold { vec![] } else { mounts.clone() };

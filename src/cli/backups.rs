@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{Context, Failure, human, output};
-use crate::backup_set::{Commit, Content, Manifest, Selector};
+use crate::backup_set::{Commit, Content, Manifest, Parents, Selector, SetId};
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::{ControlPlane, Found, Held, catalogue, or_elsewhere};
 use crate::encryption::Recipient;
@@ -321,8 +321,10 @@ async fn verify(control: &ControlPlane, place: &Place, wish: &Wish<'_>, context:
         };
         // One that builds on others is as good as they are.
         let chosen = chosen.map(|chosen| {
-            let commits = holdings.sets.iter().map(|held| &held.commit);
-            [verification::ancestors(commits, &chosen), vec![chosen]].concat()
+            let parents = Parents::of(holdings.sets.iter().map(|held| &held.commit));
+            let mut all: BTreeSet<SetId> = parents.ancestors(&chosen).cloned().collect();
+            all.insert(chosen);
+            all
         });
         let wanted = |held: &&Held| {
             let set = &held.commit.set;

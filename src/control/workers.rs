@@ -3,12 +3,42 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{ControlPlane, OperationError, failed};
-use crate::backup_set::ServerProfile;
+use crate::backup_set::{ServerProfile, SetLocation};
 use crate::docker::Engine;
-use crate::docker::worker::{RunningWorker, WorkerPlan, launch};
+use crate::docker::worker::{RunningWorker, WorkerMount, WorkerPlan, launch};
 use crate::postgres::Login;
+use crate::storage::{FolderLocation, Key, Repository};
 use crate::worker::session::{Session, SessionError};
 use crate::worker::{Event, Request};
+
+/// How a worker reaches the folder of a set.
+#[derive(Debug)]
+pub struct Reach {
+    /// Where it is, for the worker.
+    pub place: FolderLocation,
+    /// What it must see for that; None: a bucket.
+    pub mount: Option<WorkerMount>,
+}
+
+impl Reach {
+    /// Where the repository has it; a folder is mounted at `mount_point`.
+    pub fn in_place(repository: &Repository, location: &SetLocation, mount_point: &str) -> Self {
+        let folder = Key::new(location.folder()).expect("names make a key");
+        let (place, on_host) = repository.for_worker(&folder, mount_point);
+        let mount = on_host.map(|path| WorkerMount {
+            source: path.to_string_lossy().into_owned(),
+            destination: mount_point.to_owned(),
+            writable: false,
+        });
+        Self { place, mount }
+    }
+
+    /// The same for a process on this machine.
+    pub fn from_here(repository: &Repository, location: &SetLocation) -> Self {
+        let folder = Key::new(location.folder()).expect("names make a key");
+        Self { place: repository.folder_location(folder), mount: None }
+    }
+}
 
 /// Starts a worker container and greets it.
 pub async fn start_worker(engine: &Engine, plan: &WorkerPlan) -> Result<Session, SessionError> {

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use crate::backup_set::{Kind, Manifest, StoredObject};
 use crate::cluster::VolumeName;
 use crate::control::{
-    ControlPlane, OperationError, Progress, Run, Tick, catalogue, close_worker, failed, start_worker,
+    ControlPlane, OperationError, Progress, Reach, Run, Tick, catalogue, close_worker, failed, start_worker,
 };
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::policy::{Layout, Policy};
-use crate::restore::{Prepared, Reach, Source};
+use crate::restore::{Prepared, Source};
 use crate::state::Thing;
 use crate::storage::{FolderLocation, Key, Location};
 use crate::worker::{CopyJob, Event, Request, SET_FOLDER};
@@ -90,22 +90,22 @@ pub(super) async fn fetch(
     }
     let places: Vec<FolderLocation> = jobs.iter().map(|job| job.to.clone()).collect();
     let mut session = start_worker(&prepared.engine, &worker).await.map_err(failed(what))?;
-    let mut done = Ok(());
+    let mut fetched = Ok(());
     for job in jobs {
-        let copied = session
+        fetched = session
             .request(&Request::Copy(job), &control.cancel, |event| {
                 if let Event::Progress { plain_bytes, stored_bytes } = event {
                     progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
                 }
             })
-            .await;
-        done = done.and(copied.map(drop));
-        if done.is_err() {
+            .await
+            .map(drop);
+        if fetched.is_err() {
             break;
         }
     }
     close_worker(session).await;
-    done.map_err(failed(what))?;
+    fetched.map_err(failed(what))?;
     let mut reaches = places.into_iter().map(|place| Reach { place, mount: None });
     let mount = WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: false };
     let own = reaches.next().map(|own| Reach { mount: Some(mount), ..own }).expect("the set's own is the first");

@@ -155,8 +155,7 @@ fn begin_blocks<'j>(job: &'j VolumeJob, line: &Line) -> Result<(Option<Blocks>, 
         Err(failure) => {
             let set = parent.ancestors.first().map(|parent| parent.set.to_string()).unwrap_or_default();
             let why = failure.message;
-            let message = format!("a full copy was taken: which blocks changed since {set} cannot be told: {why}");
-            line.tell(&Event::Log { warning: true, message });
+            line.warn(format!("a full copy was taken: which blocks changed since {set} cannot be told: {why}"));
             Ok((begin(None), None))
         }
     }

@@ -401,15 +401,7 @@ fn credentials_that_end_in_the_middle_are_renewed_or_named() {
     std::fs::create_dir(house.path("from")).expect("a folder");
     let much: Vec<u8> = (0..MUCH).flat_map(mebibyte).collect();
     std::fs::write(house.path("from/much"), &much).expect("made");
-    let from = Location::Local { folder: house.path("from") };
-    let source = from.store().expect("a store").open(&key("much")).expect("opened");
-    let (meter, stop) = (pglife::pipeline::Meter::new(), tokio_util::sync::CancellationToken::new());
-    let stored = pglife::pipeline::seal::measure(&*source, &meter, &stop).expect("read");
-    let job = CopyJob {
-        from: FolderLocation { location: from, folder: None },
-        to: FolderLocation { location: Location::S3(bucket.clone()), folder: None },
-        objects: vec![StoredObject { name: "much".to_owned(), stored }],
-    };
+    let (job, stop) = copy_of_much(&house, &bucket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut session = Session::in_child_of(executable().as_ref()).await.expect("a worker");
@@ -578,15 +570,8 @@ fn repositories_in_buckets_work_from_the_command_line() {
     house.pglife(&["repo", "init"]).exits(12).says(&[place, "credentials cannot be read"]);
 }
 
-#[test]
-fn memory_does_not_grow_with_the_object() {
-    const MUCH: u64 = 1500 << 20;
-    let house = House::new("s3memory");
-    let server = Server::start(&house, "s3");
-    let bucket = server.bucket("backups");
-    // A sparse file as a stored object, which a worker copies.
-    std::fs::create_dir(house.path("from")).expect("a folder");
-    std::fs::File::create(house.path("from/much")).and_then(|file| file.set_len(MUCH)).expect("made");
+/// A worker's job: the house's file `from/much` goes into `bucket`.
+fn copy_of_much(house: &House, bucket: &Bucket) -> (CopyJob, tokio_util::sync::CancellationToken) {
     let from = Location::Local { folder: house.path("from") };
     let source = from.store().expect("a store").open(&key("much")).expect("opened");
     let (meter, stop) = (pglife::pipeline::Meter::new(), tokio_util::sync::CancellationToken::new());
@@ -596,6 +581,19 @@ fn memory_does_not_grow_with_the_object() {
         to: FolderLocation { location: Location::S3(bucket.clone()), folder: None },
         objects: vec![StoredObject { name: "much".to_owned(), stored }],
     };
+    (job, stop)
+}
+
+#[test]
+fn memory_does_not_grow_with_the_object() {
+    const MUCH: u64 = 1500 << 20;
+    let house = House::new("s3memory");
+    let server = Server::start(&house, "s3");
+    let bucket = server.bucket("backups");
+    // A sparse file as a stored object, which a worker copies.
+    std::fs::create_dir(house.path("from")).expect("a folder");
+    std::fs::File::create(house.path("from/much")).and_then(|file| file.set_len(MUCH)).expect("made");
+    let (job, stop) = copy_of_much(&house, &bucket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let done = runtime.block_on(async {
         let mut session = Session::in_child_of(executable().as_ref()).await.expect("a worker");
