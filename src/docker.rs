@@ -24,7 +24,7 @@ use crate::cluster::{ContainerName, HostName, VolumeName};
 use crate::exit::Exit;
 use crate::settings::Endpoint;
 
-pub use container::{Container, Image, Mount};
+pub use container::{Container, Image, Limits, Mount};
 
 /// The engine's own words for what a container is made of. Only those who make containers need them.
 pub mod body {

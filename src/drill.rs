@@ -210,6 +210,8 @@ async fn in_run(
     prepared.cluster.network = Some("none".to_owned());
     prepared.cluster.publish = None;
     prepared.cluster.settings = Some(throwaway::settings(&prepared.manifest));
+    let own = engine.container(policy.container.as_str()).await.map_err(failed(&what))?;
+    prepared.cluster.limits = throwaway::limits(&policy.drill, own.map(|own| own.limits).unwrap_or_default());
     let findings = examine(control, run, policy, &prepared, began, &what, progress).await;
     let image = ImageReference {
         name: prepared.image.reference.clone(),

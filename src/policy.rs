@@ -28,6 +28,7 @@ mod duration;
 pub mod file;
 pub mod form;
 pub mod freshness;
+mod memory;
 mod names;
 mod rate;
 pub mod retention;
@@ -38,6 +39,7 @@ mod upgrade;
 
 pub(crate) use duration::HELP as DURATION_HELP;
 pub use duration::{Duration, DurationError};
+pub use memory::{Memory, MemoryError};
 pub use names::{ImageName, NetworkName, PolicyValueError, TablePattern};
 pub use rate::{Rate, RateError};
 pub use retention::Retention;
@@ -246,6 +248,10 @@ pub struct DrillPolicy {
     pub facts: facts::Mode,
     /// How long a restore may take; `None` sets no limit.
     pub rto_budget: Option<Duration>,
+    /// What the throwaway server may use; `None`: as much as the cluster's own.
+    pub memory: Option<Memory>,
+    /// The same of processors.
+    pub cpus: Option<NonZeroU32>,
     /// What must be true of the restored cluster besides.
     pub assertions: Vec<Assertion>,
 }

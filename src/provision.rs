@@ -21,7 +21,7 @@ use crate::control::{
 use crate::docker::body::{ContainerCreateBody, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
-use crate::docker::{Container, Engine, Image, SmallFile};
+use crate::docker::{Container, Engine, Image, Limits, SmallFile};
 use crate::exit::Exit;
 use crate::policy::{Layout, Login, Managed, Policy};
 use crate::state::{Operation, Thing};
@@ -72,6 +72,8 @@ pub struct ClusterPlan {
     pub life: Life,
     /// Settings that win over all others, for a file in `/config`.
     pub settings: Option<String>,
+    /// What the database container may use.
+    pub limits: Limits,
 }
 
 /// How long the containers of a plan live. What does not stay is swept when its time is up, nobody takes it for the database, and
@@ -117,6 +119,7 @@ impl ClusterPlan {
             admin: None,
             life: Life::Stays,
             settings: None,
+            limits: Limits::default(),
         }
     }
 
@@ -368,6 +371,8 @@ fn database_body(plan: &ClusterPlan, labels: HashMap<String, String>) -> Contain
                 maximum_retry_count: None,
             }),
             // A throwaway server gets what others leave; where cores are idle this costs nothing.
+            memory: plan.limits.memory_bytes,
+            nano_cpus: plan.limits.nano_cpus,
             cpu_shares: (plan.life != Life::Stays).then_some(128),
             // PostgreSQL uses /dev/shm for parallel queries; Docker's 64 MB are too few for them.
             shm_size: Some(256 << 20),

@@ -218,5 +218,6 @@ fn container() -> Container {
         command: vec![],
         networks: BTreeMap::new(),
         ports: BTreeMap::new(),
+        limits: crate::docker::Limits::default(),
     }
 }

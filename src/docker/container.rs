@@ -39,6 +39,27 @@ pub struct Container {
     pub networks: BTreeMap<String, String>,
     /// Published ports: `5432/tcp` to `address:port`.
     pub ports: BTreeMap<String, Vec<String>>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What a container may use of its host; `None`: as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory_bytes: Option<i64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<i64>,
+}
+
+impl Limits {
+    fn of(host: &bollard::models::HostConfig) -> Self {
+        // The engine says 0 for "no limit"; limits by quota are those of old clients.
+        let set = |value: Option<i64>| value.filter(|value| *value > 0);
+        let by_quota =
+            || Some(set(host.cpu_quota)?.saturating_mul(1_000_000_000) / set(host.cpu_period).unwrap_or(100_000));
+        Self { memory_bytes: set(host.memory), nano_cpus: set(host.nano_cpus).or_else(by_quota) }
+    }
 }
 
 /// Something mounted into a container.
@@ -59,6 +80,7 @@ impl Container {
         let state = found.state.unwrap_or_default();
         let config = found.config.unwrap_or_default();
         let network = found.network_settings.unwrap_or_default();
+        let limits = found.host_config.as_ref().map(Limits::of).unwrap_or_default();
         let mut command = config.entrypoint.unwrap_or_default();
         command.extend(config.cmd.unwrap_or_default());
         Self {
@@ -110,6 +132,7 @@ impl Container {
                     (port, bindings.collect())
                 })
                 .collect(),
+            limits,
         }
     }
 
@@ -202,6 +225,7 @@ mod tests {
             command: vec![],
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
+            limits: Limits::default(),
         };
         let found = container.mount_of("/var/lib/postgresql/data/17").expect("a mount");
         assert_eq!(found.destination, "/var/lib/postgresql/data");

@@ -7,9 +7,10 @@ use crate::cluster::VolumeName;
 use crate::control::{
     ControlPlane, OperationError, Progress, Reach, Run, Tick, catalogue, close_worker, failed, start_worker,
 };
+use crate::docker::Limits;
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
-use crate::policy::{Layout, Policy};
+use crate::policy::{DrillPolicy, Layout, Policy};
 use crate::restore::{Prepared, Source};
 use crate::state::Thing;
 use crate::storage::{FolderLocation, Key, Location};
@@ -42,6 +43,14 @@ pub(super) fn settings(manifest: &Manifest) -> String {
     }
     text.push_str("archive_mode = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
     text
+}
+
+/// What the throwaway server may use: what the policy says, else as much as the cluster's `own` container.
+pub(super) fn limits(policy: &DrillPolicy, own: Limits) -> Limits {
+    Limits {
+        memory_bytes: policy.memory.and_then(|memory| i64::try_from(memory.bytes()).ok()).or(own.memory_bytes),
+        nano_cpus: policy.cpus.map(|cpus| i64::from(cpus.get()) * 1_000_000_000).or(own.nano_cpus),
+    }
 }
 
 /// The throwaway server has no network: what lies in a bucket is copied into a volume first.

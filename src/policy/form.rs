@@ -6,6 +6,8 @@
 
 mod timing;
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -269,6 +271,14 @@ pub struct DrillSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub rto_budget: Option<String>,
+    /// How much memory the throwaway server may use: `4GB`. Default: as much as the cluster's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]+[MG]B$"))]
+    pub memory: Option<String>,
+    /// How many processors it may use. Default: as many as the cluster's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub cpus: Option<u32>,
     /// What must be true of the restored cluster besides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub assert: Vec<AssertForm>,
@@ -422,6 +432,8 @@ impl From<&DrillPolicy> for DrillSection {
             timing: TimingKeys::of(drill.schedule.as_ref(), &drill.timezone),
             facts: Some(drill.facts.to_string()),
             rto_budget: drill.rto_budget.map(|budget| budget.to_string()),
+            memory: drill.memory.map(|memory| memory.to_string()),
+            cpus: drill.cpus.map(NonZeroU32::get),
             assert: drill
                 .assertions
                 .iter()

@@ -28,12 +28,36 @@ impl Rate {
     }
 }
 
-/// In the largest unit of which it is a whole number.
 impl fmt::Display for Rate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, size) = UNITS.into_iter().find(|(_, size)| self.0.is_multiple_of(*size)).unwrap_or(("B/s", 1));
-        write!(out, "{}{unit}", self.0 / size)
+        out.write_str(&show_whole(self.0, &UNITS, "B/s"))
     }
+}
+
+/// Why a text is not a whole number with a unit.
+pub(super) enum NotWhole {
+    /// It ends with none of the units.
+    Unit,
+    /// What stands before the unit is no whole number.
+    Number,
+    /// It is more than can be counted.
+    TooLarge,
+}
+
+/// Reads a whole number and one of `units`, which have their sizes.
+pub(super) fn read_whole(text: &str, units: &[(&str, u64)]) -> Result<u64, NotWhole> {
+    let split = units.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)));
+    let (number, size) = split.ok_or(NotWhole::Unit)?;
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| plain).ok_or(NotWhole::Number)?;
+    number.checked_mul(*size).ok_or(NotWhole::TooLarge)
+}
+
+/// `value` in the largest of `units` of which it is a whole number, else in `smallest`.
+pub(super) fn show_whole(value: u64, units: &[(&str, u64)], smallest: &str) -> String {
+    let whole = units.iter().find(|(_, size)| value.is_multiple_of(*size));
+    let (unit, size) = whole.copied().unwrap_or((smallest, 1));
+    format!("{}{unit}", value / size)
 }
 
 impl FromStr for Rate {
@@ -41,12 +65,13 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, RateError> {
         let refuse = |rule| RateError { value: text.to_owned(), rule };
-        let split = UNITS.into_iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)));
-        let (number, size) = split.ok_or_else(|| refuse("write a whole number and kB/s, MB/s or GB/s"))?;
-        let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        let number: u64 =
-            number.parse().ok().filter(|_| plain).ok_or_else(|| refuse("the number is not a whole one"))?;
-        let bytes = number.checked_mul(size).ok_or_else(|| refuse("nothing is so fast"))?;
+        let bytes = read_whole(text, &UNITS).map_err(|wrong| {
+            refuse(match wrong {
+                NotWhole::Unit => "write a whole number and kB/s, MB/s or GB/s",
+                NotWhole::Number => "the number is not a whole one",
+                NotWhole::TooLarge => "nothing is so fast",
+            })
+        })?;
         if bytes < SLOWEST { Err(refuse("a copy so slow never ends; at least 64kB/s")) } else { Ok(Self(bytes)) }
     }
 }

@@ -214,6 +214,7 @@ mod tests {
             command: command.iter().map(ToString::to_string).collect(),
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
+            limits: crate::docker::Limits::default(),
         }
     }
 

@@ -12,6 +12,7 @@
 mod access;
 mod connection;
 mod failure;
+mod listing;
 mod object;
 mod parts;
 mod patience;
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, Listed, Place, ReadAt, StorageError, Store, Upload};
 pub use access::{Environment, reach};
 use connection::{Connection, persist};
-use failure::Failure;
+use listing::{first_name, last_change, list, page};
 use object::{Found, Lock, S3Object, Small, look, read_small};
 pub use patience::Patience;
 pub(crate) use renewal::LOOK;
@@ -269,74 +270,10 @@ impl Store for S3Store {
 /// An object is not there: is its bucket?
 async fn absent(connection: &Connection, key: &Key) -> StorageError {
     let path = connection.place(Some(key));
-    match page(connection, &connection.bucket.full_key(key), None, 1).await {
+    match page(connection, &connection.bucket.full_key(key), 1).await {
         Err(failure) if failure.has_code("NoSuchBucket") => connection.explain(failure, "look at", path),
         // It was the object that was asked for.
         _ => StorageError::NotFound { path },
-    }
-}
-
-/// One page of the objects whose keys begin with `prefix`, and how to go on.
-async fn page(
-    connection: &Connection,
-    prefix: &str,
-    after: Option<String>,
-    most: i32,
-) -> Result<(Vec<aws_sdk_s3::types::Object>, Option<String>), Failure> {
-    let page = persist(connection.limits.patience, |_| {
-        let request = connection.client.list_objects_v2().bucket(&connection.bucket.bucket).prefix(prefix);
-        request.set_continuation_token(after.clone()).max_keys(most).send()
-    });
-    let page = page.await?;
-    let next = if page.is_truncated == Some(true) { page.next_continuation_token } else { None };
-    Ok((page.contents.unwrap_or_default(), next))
-}
-
-const PAGE: i32 = 1000;
-
-async fn list(connection: &Connection, folder: Option<&Key>) -> Result<Vec<Listed>, StorageError> {
-    let prefix = folder.map_or_else(|| connection.bucket.root(), |key| format!("{}/", connection.bucket.full_key(key)));
-    let mut objects = Vec::new();
-    let mut after = None;
-    loop {
-        let listed = page(connection, &prefix, after, PAGE).await;
-        let (found, next) = listed.map_err(|failure| connection.explain(failure, "list", connection.place(folder)))?;
-        for object in found {
-            let full = object.key.unwrap_or_default();
-            match connection.bucket.key(&full) {
-                Some(key) => {
-                    let bytes = object.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-                    objects.push(Listed { key, bytes });
-                }
-                // Consoles make such objects when somebody makes a folder.
-                None if full.ends_with('/') => {}
-                None => tracing::warn!(key = full, "a repository holds something that pglife did not write"),
-            }
-        }
-        match next {
-            Some(next) => after = Some(next),
-            None => break,
-        }
-    }
-    // Not every service lists in the order of bytes.
-    objects.sort_unstable();
-    Ok(objects)
-}
-
-/// When the last object inside `folder` was stored.
-async fn last_change(connection: &Connection, folder: &Key) -> Result<Option<SystemTime>, StorageError> {
-    let prefix = format!("{}/", connection.bucket.full_key(folder));
-    let (mut last, mut after) = (None, None);
-    loop {
-        let listed = page(connection, &prefix, after, PAGE).await;
-        let (found, next) =
-            listed.map_err(|failure| connection.explain(failure, "list", connection.place(Some(folder))))?;
-        let stored = found.into_iter().filter_map(|object| SystemTime::try_from(object.last_modified?).ok());
-        last = last.max(stored.max());
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(last),
-        }
     }
 }
 
@@ -452,16 +389,6 @@ async fn try_upload(connection: &Connection) -> Result<(), StorageError> {
         }
         Err(failure) => Err(connection.explain(failure, "abort an upload to", connection.place(None))),
     }
-}
-
-/// The first name in the repository.
-async fn first_name(connection: &Connection) -> Result<Option<String>, StorageError> {
-    let root = connection.bucket.root();
-    let (found, _) = page(connection, &root, None, 2)
-        .await
-        .map_err(|failure| connection.explain(failure, "list", connection.place(None)))?;
-    let mut names = found.into_iter().filter_map(|object| object.key);
-    Ok(names.find_map(|full| full.strip_prefix(&root).filter(|name| !name.is_empty()).map(str::to_owned)))
 }
 
 #[cfg(test)]

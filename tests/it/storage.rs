@@ -85,6 +85,36 @@ fn a_bucket_keeps_the_contract() {
     });
 }
 
+/// More than one page of everything that a listing is split by: few folders, many, and one that is long by itself.
+#[test]
+fn what_fills_several_pages_is_listed_whole() {
+    let house = House::new("s3pages");
+    let server = Server::start(&house, "s3");
+    let bucket = Bucket { prefix: "night ly/ü".to_owned(), ..server.bucket("backups") };
+    let store = store(&bucket);
+    let sets = (0..1200).map(|set| format!("main/7-17/sets/20{:02}{:03}T0-dump/COMMIT", 13 + set / 100, set % 100));
+    let long = (0..1050).map(|object| format!("main/7-17/sets/20261126T0-volume/db/{object}"));
+    let others = ["pglife-repo.json", "main/note", "main/7-17/sets/loose", "other/7-17/sets/x/COMMIT", "ä/x"];
+    let mut keys: Vec<Key> = sets.chain(long).chain(others.map(str::to_owned)).map(|text| key(&text)).collect();
+    std::thread::scope(|scope| {
+        for share in keys.chunks(keys.len().div_ceil(16)) {
+            let store = &store;
+            scope.spawn(move || share.iter().for_each(|key| store.put(key, b"x").expect("stored")));
+        }
+    });
+    keys.sort();
+    let listed = |folder: Option<&str>| -> Vec<Key> {
+        let listed = store.list(folder.map(key).as_ref()).expect("listed");
+        listed.into_iter().map(|listed| listed.key).collect()
+    };
+    assert!(listed(None) == keys, "{} listed of {}", listed(None).len(), keys.len());
+    for folder in ["main", "main/7-17/sets", "main/7-17/sets/20261126T0-volume", "ä", "mai"] {
+        let inside: Vec<Key> =
+            keys.iter().filter(|key| key.as_str().starts_with(&format!("{folder}/"))).cloned().collect();
+        assert!(listed(Some(folder)) == inside, "{folder}: {} listed of {}", listed(Some(folder)).len(), inside.len());
+    }
+}
+
 #[test]
 fn a_store_works_from_inside_a_runtime_too() {
     let house = House::new("s3async");

@@ -1,9 +1,14 @@
 //! Reads `[drill]`.
 
+use std::num::NonZeroU32;
+
 use super::super::schedule::{Schedule, Zone};
-use super::super::{Assertion, DURATION_HELP, DrillPolicy};
+use super::super::{Assertion, DURATION_HELP, DrillPolicy, memory};
 use crate::document::{Entry, Table};
 use crate::facts;
+
+/// The most processors that a throwaway server can be given.
+const MOST_CPUS: u32 = 1024;
 
 /// The section; `timing` is what its keys about time say.
 pub(super) fn read(table: &Table<'_>, timing: (Option<Schedule>, Zone)) -> DrillPolicy {
@@ -26,6 +31,8 @@ pub(super) fn read(table: &Table<'_>, timing: (Option<Schedule>, Zone)) -> Drill
         timezone,
         facts: table.get("facts").and_then(|entry| entry.parse(FACTS)).unwrap_or(facts::Mode::Full),
         rto_budget: table.get("rto_budget").and_then(|entry| entry.parse(DURATION_HELP)),
+        memory: table.get("memory").and_then(|entry| entry.parse(memory::HELP)),
+        cpus: table.get("cpus").and_then(|entry| entry.integer(1..=MOST_CPUS)).and_then(NonZeroU32::new),
         assertions: assertions.into_iter().map(|(assertion, _)| assertion).collect(),
     }
 }

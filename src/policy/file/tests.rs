@@ -103,6 +103,8 @@ fn the_example_tells_the_true_defaults() {
         "admin_password_file",
         "rate_limit",
         "rto_budget",
+        "memory",
+        "cpus",
         "assert",
         "require_proven",
         "window",
@@ -500,8 +502,8 @@ fn the_schema_has_the_reader_s_ranges() {
         }
     }
     assert_eq!(
-        checked, 17,
-        "port, jobs, full_every and the five retention rules have two limits each, required has one"
+        checked, 19,
+        "port, jobs, full_every, cpus and the five retention rules have two limits each, required has one"
     );
 }
 
@@ -560,6 +562,8 @@ fn policies() -> impl Strategy<Value = String> {
         line("timezone", quoted(prop_oneof!["UTC", "Europe/Berlin"].boxed())),
         line("facts", prop_oneof!["'counts'", "'full'"].boxed()),
         line("rto_budget", quoted(durations().boxed())),
+        line("memory", quoted((64u32..99).prop_map(|n| format!("{n}MB")).boxed())),
+        line("cpus", (1u32..=1024).prop_map(|cpus| cpus.to_string()).boxed()),
     );
     let rules = (
         line("last", (1u32..99).prop_map(|n| n.to_string()).boxed()),
@@ -575,7 +579,7 @@ fn policies() -> impl Strategy<Value = String> {
         let cluster = [c.0, c.1, c.2, c.3, c.4, c.5, c.6, c.7, c.8].concat();
         let dump = [d.0, d.1, d.2, d.3, d.4, d.5, d.6, d.7].concat();
         let volume = [v.0, v.1, v.2, v.3].concat();
-        let drill = [p.0, p.1, p.2, p.3].concat();
+        let drill = [p.0, p.1, p.2, p.3, p.4, p.5].concat();
         format!(
             "[cluster]\nmajor = '17'\n{cluster}[backup.dump]\nschedule = '30 2 * * *'\n{dump}[backup.volume]\n{volume}[drill]\n{drill}{rules}{freshness}"
         )

@@ -11,10 +11,15 @@ fn seconds_left(kept: &Value) -> i64 {
     until.duration_since(jiff::Timestamp::now()).as_secs()
 }
 
+/// Bytes of memory and billionths of a processor that a container may use.
+fn limits(container: &str) -> String {
+    docker(&["inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", container]).trim().to_owned()
+}
+
 #[test]
 fn a_server_is_kept_used_and_removed() {
     let house = House::new("kept");
-    let (cluster, set) = shop(&house, "");
+    let (cluster, set) = shop(&house, "[drill]\nmemory = \"512MB\"\ncpus = 1\n");
     let server = format!("{cluster}-drill-db");
     house.pglife(&["drill", "remove", &cluster]).exits(5).says(&["keeps a server"]);
     house.pglife(&["drill", &cluster, "--port", "5499"]).exits(2).says(&["--keep"]);
@@ -34,6 +39,7 @@ fn a_server_is_kept_used_and_removed() {
     assert_eq!(sql(&server, "orders", "select count(*) from item"), "1000");
     let network = docker(&["inspect", "-f", "{{.HostConfig.NetworkMode}} {{.HostConfig.PortBindings}}", &server]);
     assert_eq!(network.trim(), "none map[]");
+    assert_eq!(limits(&server), "512000000 1000000000", "what the policy allows it");
     let labels = docker(&["inspect", "-f", "{{json .Config.Labels}}", &server]);
     assert!(
         labels.contains("\"SERVICE_IGNORE\":\"true\"") && labels.contains("\"pglife.purpose\":\"kept\""),
@@ -74,6 +80,7 @@ fn a_copy_of_the_volumes_is_kept_and_published() {
     let (cluster, _) = shop(&house, "");
     let server = format!("{cluster}-drill-db");
     house.items(&["backup", &cluster, "--kind", "volume"]);
+    docker(&["update", "--memory", "1g", "--memory-swap", "2g", "--cpus", "1.5", &format!("{cluster}-db")]);
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let ways = ["--backup", "latest:volume", "--keep", "1h", "--port", &port];
@@ -87,6 +94,7 @@ fn a_copy_of_the_volumes_is_kept_and_published() {
     assert_eq!(answer["result"], "proven", "{said}");
     // Its files were looked at while it was down; it runs again.
     assert_eq!(sql(&server, "orders", "select count(*) from item"), "1000");
+    assert_eq!(limits(&server), "1073741824 1500000000", "as much as the cluster's own");
     assert_eq!(answer["kept"]["address"], format!("127.0.0.1:{port}"));
     let published = docker(&["port", &server]);
     assert_eq!(published.trim(), format!("5432/tcp -> 127.0.0.1:{port}"), "on loopback and nowhere else");
