@@ -85,12 +85,11 @@ impl Renewable {
         let Some(source) = &self.0.source else { return };
         {
             let mut held = self.held();
-            let near = held.fetched.end.is_none_or(|end| end < SystemTime::now() + AHEAD);
             if held.looked.elapsed() < LOOK {
                 return;
             }
             held.looked = Instant::now();
-            if matches!(source, Source::Instance(_)) && !near {
+            if !source.may_have_newer(held.fetched.end, SystemTime::now()) {
                 return;
             }
         }
@@ -116,6 +115,14 @@ impl Renewable {
 }
 
 impl Source {
+    /// Whether it is worth asking for others than those that end at `end`. Who wrote a file did not say when.
+    fn may_have_newer(&self, end: Option<SystemTime>, now: SystemTime) -> bool {
+        match self {
+            Self::File(_) => true,
+            Self::Instance(_) => end.is_none_or(|end| end < now + AHEAD),
+        }
+    }
+
     fn fetch(&self) -> Result<Fetched, Cause> {
         match self {
             Self::File(file) => {
@@ -207,6 +214,17 @@ mod tests {
         assert_eq!(travelled.newest().access_key, "second", "the other process has to be told");
         assert!(!format!("{first:?}").contains("hunter"));
         assert!(!first.has_source());
+    }
+
+    #[test]
+    fn a_role_is_asked_in_the_last_ten_minutes() {
+        let now = SystemTime::now();
+        let minutes = |minutes: u64| Some(now + Duration::from_secs(minutes * 60));
+        let role = Source::Instance(None);
+        assert!(!role.may_have_newer(minutes(11), now) && !role.may_have_newer(minutes(360), now));
+        assert!(role.may_have_newer(minutes(9), now) && role.may_have_newer(Some(now), now));
+        assert!(role.may_have_newer(Some(now - AHEAD), now) && role.may_have_newer(None, now));
+        assert!(Source::File(PathBuf::new()).may_have_newer(minutes(360), now));
     }
 
     #[test]
