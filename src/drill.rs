@@ -42,6 +42,7 @@ use stopwatch::Stopwatch;
 pub use certificates::{Listed, list};
 pub use kept::{Keep, Kept, LONGEST, Removed, remove};
 pub use verdict::Judgement;
+pub(crate) use verdict::looks_at_structure;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -210,6 +211,9 @@ async fn in_run(
     prepared.cluster.network = Some("none".to_owned());
     prepared.cluster.publish = None;
     prepared.cluster.settings = Some(throwaway::settings(&prepared.manifest));
+    if let Plan::Volume(plan) = &mut prepared.plan {
+        plan.check = verdict::data_directory_with_manifest(&prepared.manifest).map(str::to_owned);
+    }
     let own = engine.container(policy.container.as_str()).await.map_err(failed(&what))?;
     prepared.cluster.limits = throwaway::limits(&policy.drill, own.map(|own| own.limits).unwrap_or_default());
     let findings = examine(control, run, policy, &prepared, began, &what, progress).await;
@@ -340,13 +344,16 @@ async fn look(
         }
         Err(error) => return Err(error),
     };
-    let restored = restore::fill(control, run, prepared, &source, what, progress).await;
+    let checked = &mut findings.checks;
+    let restored = restore::fill(control, run, prepared, &source, checked, what, progress).await;
     let container = match restored {
         Ok((container, _, warnings)) => {
             findings.warnings.extend(warnings);
             findings.checks.push(passed_check("restore"));
             container
         }
+        // A check has said why.
+        Err(_) if findings.checks.iter().any(|check| check.outcome == Outcome::Failed) => return Ok(()),
         Err(error) if verdict::is_the_backups_fault(&error, prepared.commit.kind) => {
             findings.checks.push(failed_check("restore", &error));
             return Ok(());

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod hot_backup;
 pub mod inspect;
 pub mod installation;
+pub(crate) mod page;
 pub mod survey;
 pub mod tools;
 

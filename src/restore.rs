@@ -15,6 +15,7 @@ mod volume;
 
 use std::path::PathBuf;
 
+use crate::backup_set::certificate::Check;
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetId, SetLocation};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName, VolumeName};
 use crate::control::{
@@ -297,7 +298,7 @@ async fn restore_in_run(
 ) -> Result<Restored, OperationError> {
     let what = format!("restore of {} into \"{}\" failed", prepared.commit.set, prepared.policy.name);
     let source = Source::in_place(&prepared.repository, &prepared.commit, prepared.manifest.ancestors());
-    let (container, databases, warnings) = fill(control, run, &prepared, &source, &what, progress).await?;
+    let (container, databases, warnings) = fill(control, run, &prepared, &source, &mut vec![], &what, progress).await?;
     let Prepared { commit, _held, image, policy, policy_text, .. } = prepared;
     // All of it is there now. A policy that cannot be written is no reason to throw it away.
     run.keep_made()?;
@@ -353,12 +354,13 @@ impl Source {
 }
 
 /// Makes the containers and fills them from `source`. Returns the database container, the databases in it, and what the operator
-/// should read.
+/// should read. What was checked on the way is added to `checks`.
 pub(crate) async fn fill(
     control: &ControlPlane,
     run: &Run<'_>,
     prepared: &Prepared,
     source: &Source,
+    checks: &mut Vec<Check>,
     what: &str,
     progress: Progress<'_>,
 ) -> Result<(Container, Vec<DatabaseName>, Vec<String>), OperationError> {
@@ -391,7 +393,7 @@ pub(crate) async fn fill(
         }
         Plan::Volume(plan) => {
             let scene = volume::Scene { control, run, engine, image, cluster, policy, source, what, progress };
-            let container = volume::restore(&scene, plan, keys.clone()).await?;
+            let container = volume::restore(&scene, plan, keys.clone(), checks).await?;
             Ok((container, plan.databases.clone(), plan.warnings.clone()))
         }
     }

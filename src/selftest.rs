@@ -13,6 +13,7 @@
 mod archive;
 mod copy;
 mod mutation;
+mod volume;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -311,6 +311,18 @@ pub struct UnpackJob {
     /// What it is put together from, where it is not the whole tar.
     #[serde(default)]
     pub chain: Option<ChainJob>,
+    /// Whether the files are compared with the server's own manifest when they are there.
+    #[serde(default)]
+    pub check: Option<FilesCheck>,
+}
+
+/// A data directory with a `backup_manifest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesCheck {
+    /// The major: the tools must be of it.
+    pub major: PgMajor,
+    /// The data directory, where the worker sees it.
+    pub pgdata: String,
 }
 
 impl UnpackJob {

@@ -9,7 +9,7 @@ use crate::restore::{Plan, Prepared, Source};
 use crate::worker::session::SessionError;
 use crate::worker::{CheckJob, Event, PagesJob, Request};
 
-use super::Findings;
+use super::{Findings, looks_at_structure};
 
 /// Asks a worker beside the restored server.
 #[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
@@ -43,7 +43,7 @@ pub(super) async fn check(
         facts: prepared.manifest.facts().cloned(),
         keys: prepared.keys.clone(),
         databases,
-        structure: is_volume && major.is_at_least(14),
+        structure: is_volume && looks_at_structure(major),
         assertions: policy.drill.assertions.clone(),
     };
     ask(control, prepared, &worker, &Request::Check(Box::new(job)), findings, what).await

@@ -4,9 +4,11 @@ use std::fmt;
 
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Kind, Manifest};
+use crate::cluster::PgMajor;
 use crate::control::OperationError;
 use crate::exit::Exit;
 use crate::worker::Trouble;
+use crate::worker::check::FILES;
 use crate::worker::session::SessionError;
 
 /// What a drill comes to.
@@ -38,16 +40,30 @@ pub(super) fn required(kind: Kind, manifest: Option<&Manifest>) -> Vec<&'static 
         Kind::Volume => {
             required.push("control data");
             if let Some(manifest) = manifest {
+                if data_directory_with_manifest(manifest).is_some() {
+                    required.push(FILES);
+                }
                 if manifest.server.data_checksums {
                     required.push("page checksums");
                 }
-                if manifest.server.major.is_at_least(14) {
+                if looks_at_structure(manifest.server.major) {
                     required.push("structure");
                 }
             }
         }
     }
     required
+}
+
+/// Whether the server of this major has `pg_amcheck` (release notes of 14).
+pub(crate) fn looks_at_structure(major: PgMajor) -> bool {
+    major.is_at_least(14)
+}
+
+/// The data directory of a copy that has the server's own manifest of it, and a server with `pg_verifybackup` (release notes of 13).
+pub(super) fn data_directory_with_manifest(manifest: &Manifest) -> Option<&str> {
+    let (_, copy) = manifest.volume()?;
+    (copy.server_files > 0 && manifest.server.major.is_at_least(13)).then_some(copy.pgdata.as_str())
 }
 
 /// One failure is enough; a proof needs every check, and every required one among them.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Ancestor, Kind, Manifest, Object, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
@@ -11,7 +12,7 @@ use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::provision::{self, ClusterPlan};
-use crate::worker::{ChainJob, Event, Request, UnpackJob};
+use crate::worker::{ChainJob, Event, FilesCheck, Request, UnpackJob};
 
 use super::plan::{PlanError, Wanted};
 use super::{Source, damaged_set};
@@ -37,6 +38,9 @@ pub struct VolumeRestorePlan {
     pub databases: Vec<DatabaseName>,
     /// Codec threads.
     pub threads: usize,
+    /// The data directory in them, where its files are to be compared with the server's own manifest.
+    #[serde(skip)]
+    pub check: Option<String>,
     /// What the operator should read.
     pub warnings: Vec<String>,
 }
@@ -100,6 +104,7 @@ pub fn plan_volume_restore(
             .filter(|name| name.as_str() != "template0")
             .collect(),
         threads,
+        check: None,
         warnings,
     })
 }
@@ -124,6 +129,7 @@ impl VolumeRestorePlan {
                 index: chain.index.clone(),
                 ancestors: chain.ancestors.iter().cloned().zip(places).collect(),
             }),
+            check: self.check.clone().map(|pgdata| FilesCheck { major: self.major, pgdata }),
         }
     }
 }
@@ -141,16 +147,22 @@ pub(super) struct Scene<'a> {
     pub(super) progress: Progress<'a>,
 }
 
-/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency.
+/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency. What was
+/// checked on the way is added to `checks`; on files that are not what was copied no server is started.
 pub(super) async fn restore(
     scene: &Scene<'_>,
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
+    checks: &mut Vec<Check>,
 ) -> Result<Container, OperationError> {
     let &Scene { control, run, engine, image, cluster, policy, what, progress, .. } = scene;
     provision::make_data(run, engine, cluster, what, progress).await?;
     progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
-    unpack(scene, plan, keys).await?;
+    unpack(scene, plan, keys, checks).await?;
+    if let Some(failed) = checks.iter().find(|check| check.outcome == Outcome::Failed) {
+        let what = format!("{what}: its files are not what was copied: {}", failed.found.join("; "));
+        return Err(OperationError::new(Exit::VerifyFailed, what).next("restore another backup: pglife backups list"));
+    }
     let container = provision::make_database(run, engine, cluster, what, progress).await?;
     progress(Tick::Step("waiting until the server has replayed its WAL".to_owned()));
     let (session, server) = provision::await_server(
@@ -174,7 +186,12 @@ pub(super) async fn restore(
     Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
 }
 
-async fn unpack(scene: &Scene<'_>, plan: &VolumeRestorePlan, keys: Option<Keys>) -> Result<(), OperationError> {
+async fn unpack(
+    scene: &Scene<'_>,
+    plan: &VolumeRestorePlan,
+    keys: Option<Keys>,
+    checks: &mut Vec<Check>,
+) -> Result<(), OperationError> {
     let &Scene { control, run, engine, image, cluster, policy, source, what, progress } = scene;
     let mount = |source: String, destination: &str, writable| WorkerMount {
         source,
@@ -197,10 +214,12 @@ async fn unpack(scene: &Scene<'_>, plan: &VolumeRestorePlan, keys: Option<Keys>)
     let expected = Some(plan.tar_bytes());
     let request = Request::Unpack(Box::new(plan.job(source, keys)));
     let done = session
-        .request(&request, &control.cancel, |event| {
-            if let Event::Progress { plain_bytes, stored_bytes } = event {
+        .request(&request, &control.cancel, |event| match event {
+            Event::Progress { plain_bytes, stored_bytes } => {
                 progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
             }
+            Event::Checked(check) => checks.push(check),
+            _ => {}
         })
         .await;
     close_worker(session).await;

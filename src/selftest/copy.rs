@@ -20,6 +20,7 @@ use crate::storage::{Key, Repository, StorageError};
 
 use super::archive::{self, Patch};
 use super::mutation::{self, Mutation};
+use super::volume::{self, Change};
 
 /// How much of an archive is looked at for something to change: its table of contents, and the rows of the first tables.
 const HEAD: u64 = 64 << 20;
@@ -132,6 +133,7 @@ impl SetCopy {
                 manifest.objects.remove(last);
                 self.commit(&manifest)?;
             }
+            Mutation::Tar(change) => return self.tar(*change),
             Mutation::ForgetRole => return self.globals(mutation::without_role),
             Mutation::ChangeRole => return self.globals(mutation::with_changed_role),
             Mutation::StaleFacts => {
@@ -253,6 +255,23 @@ impl SetCopy {
             return Ok(Ok(()));
         }
         Ok(Err("no database has one"))
+    }
+
+    /// Changes the tar of the volumes.
+    fn tar(&self, change: Change) -> Result<Result<(), &'static str>, CopyError> {
+        let volumes = self.manifest.volume();
+        let (object, copy) = volumes.ok_or_else(|| CopyError::Content("it has no volumes".to_owned()))?;
+        let path = self.unpacked(object)?;
+        let tar = File::options().read(true).write(true).open(&path).map_err(self.failed())?;
+        let patches = match volume::spoil(&tar, &copy.pgdata, change).map_err(self.failed())? {
+            Ok(patches) => patches,
+            Err(why) => return Ok(Err(why)),
+        };
+        for patch in patches {
+            tar.write_all_at(&patch.bytes, patch.at as u64).map_err(self.failed())?;
+        }
+        self.pack(object)?;
+        Ok(Ok(()))
     }
 
     /// Where an object lies unpacked.

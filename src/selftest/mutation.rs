@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::backup_set::{Content, Manifest, Object};
+use super::volume::Change;
+use crate::backup_set::{Content, CopyMode, Manifest, Object};
+use crate::drill;
 
 /// A way to spoil a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) enum Mutation {
     StaleSequence,
     /// A database that the facts say nothing of.
     ForgetFacts,
+    /// Something in the tar of the volumes.
+    Tar(Change),
 }
 
 impl Mutation {
@@ -71,12 +75,28 @@ impl Mutation {
                 Self::ForgetFacts,
             ]);
         }
+        if let Some((_, copy)) = manifest.volume() {
+            all.extend([Change::Row, Change::LoseTable, Change::LoseWal, Change::LoseLabel].map(Self::Tar));
+            // What these change, nothing else would show.
+            if manifest.server.data_checksums {
+                all.push(Self::Tar(Change::Page));
+            }
+            if drill::looks_at_structure(manifest.server.major) {
+                all.push(Self::Tar(Change::IndexEntry));
+            }
+            all.retain(|mutation| copy.mode == CopyMode::Hot || !mutation.is_of_replay());
+        }
         all
     }
 
     /// What the digests tell. Other mutations come with digests that are right: only a restore shows them.
     pub(super) fn shows_in_the_digests(&self) -> bool {
         matches!(self, Self::Flip(_) | Self::Cut(_) | Self::Lose(_))
+    }
+
+    /// What a copy has only if the server must replay WAL on it.
+    fn is_of_replay(&self) -> bool {
+        matches!(self, Self::Tar(Change::LoseWal | Change::LoseLabel))
     }
 
     /// What it is called on the command line: the same for whichever object.
@@ -96,6 +116,12 @@ impl Mutation {
             Self::StaleFacts => "stale-facts",
             Self::StaleSequence => "stale-sequence",
             Self::ForgetFacts => "forget-facts",
+            Self::Tar(Change::Row) => "change-file",
+            Self::Tar(Change::Page) => "change-page",
+            Self::Tar(Change::IndexEntry) => "lose-entry",
+            Self::Tar(Change::LoseTable) => "lose-table",
+            Self::Tar(Change::LoseWal) => "lose-wal",
+            Self::Tar(Change::LoseLabel) => "lose-label",
         }
     }
 }

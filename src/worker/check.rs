@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Measured, Object};
-use crate::cluster::DatabaseName;
+use crate::cluster::{DatabaseName, PgMajor};
 use crate::facts::{self, Facts, Weight};
 use crate::pipeline::seal::unseal_bytes;
 use crate::policy::Assertion;
@@ -20,7 +20,7 @@ use crate::postgres::tools::{Tool, Toolbox};
 use crate::postgres::{self, Login, PostgresError};
 
 use super::process::{Line, connect_somewhere};
-use super::{CheckJob, Event, Failure, PagesJob, Trouble, keys_for, pipeline_failure, storage_failure};
+use super::{CheckJob, Event, Failure, FilesCheck, PagesJob, Trouble, keys_for, pipeline_failure, storage_failure};
 
 /// The largest facts that are read.
 const FACTS_LIMIT: u64 = 1 << 30;
@@ -28,6 +28,9 @@ const FACTS_LIMIT: u64 = 1 << 30;
 const MOST_FINDINGS: usize = 200;
 /// How long to wait for a lock; nobody else is there.
 const LOCK_TIMEOUT_MS: u64 = 60_000;
+
+/// The check of restored files.
+pub const FILES: &str = "files";
 
 /// What a check came to.
 type Found = (Outcome, Vec<String>);
@@ -278,15 +281,34 @@ fn judge(assertion: &Assertion, value: &str) -> Found {
     (Outcome::Passed, vec![])
 }
 
-/// Looks at a data directory whose server is shut down.
-pub fn pages(job: &PagesJob, line: &Line) -> Result<Vec<String>, Failure> {
+/// Tools that look at files: there is no server to log in to.
+fn tools_for_files(major: PgMajor) -> Result<Toolbox, Failure> {
     let nobody = Login {
         host: "/nowhere".to_owned(),
         port: 5432,
         user: crate::cluster::RoleName::new("postgres").expect("a plain name"),
         password: None,
     };
-    let toolbox = Toolbox::find(job.major, &nobody)?;
+    Ok(Toolbox::find(major, &nobody)?)
+}
+
+/// `pg_verifybackup` compares every file of a data directory with the `backup_manifest` in it, and reads the WAL that it needs.
+pub(super) fn files(job: &FilesCheck, line: &Line) -> Result<Vec<String>, Failure> {
+    let toolbox = tools_for_files(job.major)?;
+    let version = toolbox.version("pg_verifybackup");
+    check(line, FILES, || {
+        if version.is_none() {
+            return Ok((Outcome::Unknown, vec!["the image has no pg_verifybackup".to_owned()]));
+        }
+        let (ending, _) = tell(&toolbox, "pg_verifybackup", &["--quiet", &job.pgdata])?;
+        Ok(if ending.0 { (Outcome::Passed, vec![]) } else { (Outcome::Failed, vec![ending.1]) })
+    })?;
+    Ok(version.into_iter().collect())
+}
+
+/// Looks at a data directory whose server is shut down.
+pub fn pages(job: &PagesJob, line: &Line) -> Result<Vec<String>, Failure> {
+    let toolbox = tools_for_files(job.major)?;
     check(line, "control data", || {
         let (ending, told) = tell(&toolbox, "pg_controldata", &[&job.pgdata])?;
         if !ending.0 {

@@ -24,7 +24,7 @@ use crate::pipeline::{PipelineError, Sealed, decompress};
 use crate::storage::Folder;
 
 use super::process::Line;
-use super::{Failure, Trouble, UnpackJob, keys_for, pipeline_failure, storage_failure};
+use super::{Failure, Trouble, UnpackJob, check, keys_for, pipeline_failure, storage_failure};
 
 /// Bytes written at once.
 const BLOCK: usize = 256 << 10;
@@ -53,7 +53,7 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
         let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
         synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))?;
     }
-    Ok(vec![])
+    job.check.as_ref().map_or(Ok(vec![]), |check| check::files(check, line))
 }
 
 /// Why a tar was not read to its end.

@@ -26,7 +26,7 @@ mod pace;
 mod pages;
 mod relations;
 mod selection;
-mod server_manifest;
+pub(crate) mod server_manifest;
 
 use std::fs;
 use std::num::NonZeroUsize;

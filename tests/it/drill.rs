@@ -246,7 +246,7 @@ fn a_killed_drill_leaves_no_certificate_and_nothing_else() {
     assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
 }
 
-/// A copy of the volumes is proven by recovery, control data, page checksums and pg_amcheck; so is an encrypted dump, whose certificate
+/// A copy of the volumes is proven by its files, recovery, control data, page checksums and pg_amcheck; so is an encrypted dump, whose certificate
 /// tells no names. A rehearsal in a newer major is no proof.
 #[test]
 fn volumes_encrypted_dumps_and_rehearsals() {
@@ -258,7 +258,7 @@ fn volumes_encrypted_dumps_and_rehearsals() {
     assert_eq!((&answer["result"], &answer["set"]), (&"proven".into(), &volumes.as_str().into()), "{said}");
     let checks: Vec<&str> =
         answer["checks"].as_array().expect("checks").iter().filter_map(|check| check["name"].as_str()).collect();
-    assert_eq!(checks, ["restore", "databases", "structure", "control data", "page checksums"]);
+    assert_eq!(checks, ["files", "restore", "databases", "structure", "control data", "page checksums"]);
 
     // Without a key nothing is known.
     drill(&house, &[&cluster, "--backup", &set], 12);

@@ -68,6 +68,34 @@ fn every_mutation_is_noticed_and_every_check_is_needed() {
     house.pglife(&["selftest", &cluster, "--backup", "latest:volume"]).exits(5);
 }
 
+/// Digests that are right, and more and more of what the server keeps about its own files: each time one check is left.
+#[test]
+fn a_copy_of_the_volumes_is_spoiled_too() {
+    let house = House::new("selftestvolume");
+    let (cluster, _) = shop(&house, "");
+    house.items(&["backup", &cluster, "--kind", "volume"]);
+    let trials = house.items(&["selftest", &cluster, "--backup", "latest:volume"]);
+    // 3 × (COMMIT, manifest, volumes, recipe, instructions), and 6 that digests do not show.
+    assert_eq!(trials.len(), 3 * 5 + 6);
+    assert!(trials.iter().all(|trial| trial["result"] == "noticed"), "{trials:#?}");
+    for (mutation, check, found) in [
+        ("flip volume.tar.zst", "verify", "volume.tar.zst"),
+        ("change-file", "files", "checksum mismatch for file"),
+        ("lose-table", "files", "is present in the manifest but not on disk"),
+        ("lose-wal", "files", "WAL parsing failed"),
+        ("lose-label", "files", "\"backup_label\" is present in the manifest but not on disk"),
+        ("change-page", "structure,page checksums", "checksum"),
+        ("lose-entry", "structure", "lacks matching index tuple"),
+    ] {
+        let trial = trials.iter().find(|trial| trial["mutation"] == mutation).expect("it was tried");
+        let said = words(trial, "found").join("\n");
+        assert_eq!(words(trial, "by").join(","), check, "{mutation}: {said}");
+        assert!(said.contains(found), "{mutation}: {said}");
+    }
+    assert_eq!((folders(&house), of_drills(&house)), (vec![], vec![]));
+    house.pglife(&["drill", &cluster, "--backup", "latest:volume"]).ok();
+}
+
 #[test]
 fn an_encrypted_backup_is_spoiled_too_and_a_killed_selftest_leaves_nothing() {
     let house = House::new("selftestkey");

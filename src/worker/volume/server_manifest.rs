@@ -5,6 +5,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crc_fast::{CrcAlgorithm, Digest};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -46,8 +47,7 @@ impl ServerManifest {
         self.text.push_str(&format!(
             "{{ {path}, \"Size\": {bytes}, \"Last-Modified\": \"{} GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{}\" }}",
             mtime.strftime("%Y-%m-%d %H:%M:%S"),
-            // As the server writes it: the bytes as they are in memory.
-            hexadecimal(&checksum.to_ne_bytes()),
+            checksum_of(checksum),
         ));
     }
 
@@ -66,10 +66,41 @@ impl ServerManifest {
             ));
         }
         text.push_str("],\n");
-        let seal = hexadecimal(&Sha256::digest(text.as_bytes()));
-        text.push_str(&format!("\"Manifest-Checksum\": \"{seal}\"}}\n"));
+        let seal = seal_of(text.as_bytes());
+        text.push_str(&format!("{SEAL}{seal}\"}}\n"));
         text.into_bytes()
     }
+}
+
+/// What stands before the checksum of a manifest itself.
+const SEAL: &str = "\"Manifest-Checksum\": \"";
+
+/// The checksum of a manifest that says `text` before it.
+fn seal_of(text: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(text))
+}
+
+/// As the server writes it: the bytes as they are in memory.
+fn checksum_of(crc: u32) -> String {
+    hexadecimal(&crc.to_ne_bytes())
+}
+
+/// `manifest`, as [`ServerManifest::finish`] made it, as if the file called `name` had this content, and as many bytes as before.
+/// None where it does not have the file.
+pub(crate) fn with_content(manifest: &[u8], name: &str, content: &[u8]) -> Option<Vec<u8>> {
+    const CHECKSUM: &str = "\"Checksum\": \"";
+    let text = std::str::from_utf8(manifest).ok()?;
+    let file = text.find(&format!("\"Path\": {}, ", serde_json::Value::from(name)))?;
+    let checksum = file + text[file..].find(CHECKSUM)? + CHECKSUM.len();
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(content);
+    let fitting = checksum_of(u32::try_from(digest.finalize()).ok()?);
+    let mut changed = text.to_owned();
+    changed.replace_range(checksum..checksum + fitting.len(), &fitting);
+    let sealed = changed.rfind(SEAL)?;
+    let seal = seal_of(&changed.as_bytes()[..sealed]);
+    changed.replace_range(sealed + SEAL.len()..sealed + SEAL.len() + seal.len(), &seal);
+    Some(changed.into_bytes())
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -101,5 +132,23 @@ mod tests {
             let (body, _) = text.split_once("\"Manifest-Checksum\"").expect("a seal");
             assert_eq!(read["Manifest-Checksum"], hexadecimal(&Sha256::digest(body.as_bytes())));
         }
+    }
+
+    #[test]
+    fn it_can_be_made_to_fit_another_content() {
+        let crc = |content: &[u8]| {
+            let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+            digest.update(content);
+            u32::try_from(digest.finalize()).expect("32 bits")
+        };
+        let of = |content: &[u8]| {
+            let mut manifest = ServerManifest::new("17".parse().expect("a major"), 7);
+            for (name, content) in [("base/5/1638", &b"x"[..]), ("base/5/16384", content), ("base/5/163840", b"y")] {
+                manifest.add(Path::new(name), content.len() as u64, 0, crc(content));
+            }
+            manifest.finish(None)
+        };
+        assert_eq!(with_content(&of(b"before"), "base/5/16384", b"after!"), Some(of(b"after!")));
+        assert_eq!(with_content(&of(b"before"), "base/5/16385", b"after!"), None);
     }
 }
