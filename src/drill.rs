@@ -13,6 +13,7 @@
 //! * Three ends that are never mixed up: *proven*, *bad* (exit 20, the backup is at fault) and *not judged* (an error of Docker, the
 //!   repository, a key …, or a check that could not be made). Only the first two leave a certificate.
 
+mod beside;
 mod certificates;
 mod checks;
 pub mod junit;

@@ -19,6 +19,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::DatabaseName;
+use crate::sql::quote_identifier;
 
 pub use comparison::{Difference, Weight, compare};
 
@@ -115,6 +116,10 @@ pub struct DatabaseFacts {
     pub statements: Vec<Statement>,
     /// How long it took to ask, in seconds.
     pub seconds: f64,
+    /// The server's next transaction id as the snapshot saw it, where none before it was under way. Where it is still the next one
+    /// later, nothing has been written since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_transaction: Option<u64>,
 }
 
 /// The rows of one table.
@@ -322,6 +327,22 @@ impl Facts {
         self.cluster = before.into_iter().filter(|statement| !self.changing.contains(&statement.subject())).collect();
     }
 
+    /// What a copy of the files must hold that was begun after these facts were taken, where the copy's next transaction id is `next`:
+    /// the databases that nobody has written to in between. None where there is no such database.
+    pub fn unchanged_until(&self, next: u64) -> Option<Self> {
+        let unchanged = self.databases.iter().filter(|(_, database)| database.next_transaction == Some(next));
+        let databases: BTreeMap<DatabaseName, DatabaseFacts> =
+            unchanged.map(|(name, database)| (name.clone(), database.clone().in_files())).collect();
+        (!databases.is_empty()).then(|| Self {
+            cluster: vec![],
+            changing: vec![],
+            cluster_unknown: Some("it was asked at another time".to_owned()),
+            databases,
+            unknown: BTreeMap::new(),
+            ..*self
+        })
+    }
+
     /// Whether it says anything of `database`: what it holds, or why that is not known.
     pub fn covers(&self, database: &DatabaseName) -> bool {
         self.databases.contains_key(database) || self.unknown.contains_key(database)
@@ -383,6 +404,28 @@ impl DatabaseFacts {
             }
             again.is_some()
         });
+    }
+}
+
+impl DatabaseFacts {
+    /// What of it is in a copy of the files. Recovery empties tables that are not logged, and lets sequences go ahead.
+    fn in_files(mut self) -> Self {
+        self.sequences.clear();
+        let is_unlogged = |statement: &&Statement| {
+            statement.about == About::Relation && statement.says.get("persistence").map(String::as_str) == Some("u")
+        };
+        let unlogged: BTreeSet<String> =
+            self.statements.iter().filter(is_unlogged).map(|statement| statement.name.clone()).collect();
+        for table in &mut self.tables {
+            // Statements have names as the server prints them: in quotes where it must.
+            let ways = |name: &str| [name.to_owned(), quote_identifier(name)];
+            let [schemas, names] = [ways(&table.schema), ways(&table.name)];
+            let mut all = schemas.iter().flat_map(|schema| names.iter().map(move |name| format!("{schema}.{name}")));
+            if all.any(|name| unlogged.contains(&name)) {
+                table.content = TableContent::Unknown("it is not logged, so recovery makes it empty".to_owned());
+            }
+        }
+        self
     }
 }
 

@@ -44,7 +44,7 @@ use crate::backup_set::{
 use crate::cluster::{DatabaseName, PgMajor, RepoName, RoleName};
 use crate::encryption::{Keys, Recipients};
 use crate::exit::Exit;
-use crate::facts;
+use crate::facts::{self, Facts};
 use crate::pipeline::PipelineError;
 use crate::policy::Assertion;
 use crate::postgres::Login;
@@ -496,6 +496,9 @@ pub struct CheckJob {
     pub facts: Option<Object>,
     /// What opens a sealed object.
     pub keys: Option<Keys>,
+    /// The facts of a dump that was made before a copy of the volumes, and which one.
+    #[serde(default)]
+    pub beside: Option<(SetId, Facts)>,
     /// The databases that must be there.
     pub databases: Vec<DatabaseName>,
     /// Whether tables and indexes are read in full (`pg_amcheck`), where the server has it.

@@ -9,7 +9,7 @@ use crate::restore::{Plan, Prepared, Source};
 use crate::worker::session::SessionError;
 use crate::worker::{CheckJob, Event, PagesJob, Request};
 
-use super::{Findings, looks_at_structure};
+use super::{Findings, beside, looks_at_structure};
 
 /// Asks a worker beside the restored server.
 #[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
@@ -36,12 +36,14 @@ pub(super) async fn check(
         Plan::Volume(plan) => (plan.databases.clone(), true),
     };
     let major = prepared.policy.major;
+    let beside = if is_volume { beside::facts(control, prepared) } else { None };
     let job = CheckJob {
         login,
         major,
         place: source.own.place.clone(),
         facts: prepared.manifest.facts().cloned(),
         keys: prepared.keys.clone(),
+        beside,
         databases,
         structure: is_volume && looks_at_structure(major),
         assertions: policy.drill.assertions.clone(),

@@ -31,7 +31,7 @@ const SETTINGS: [&str; 11] = [
     "max_wal_size",
 ];
 
-/// Settings for the throwaway server: those of the cluster that matter, and nothing that reaches the outside.
+/// Settings for the throwaway server: those of the cluster that matter, and nothing that reaches the outside, or writes by itself.
 pub(super) fn settings(manifest: &Manifest) -> String {
     let mut text = "# A drill's throwaway server: it archives, replicates and listens nowhere.\n".to_owned();
     if manifest.kind == Kind::Dump {
@@ -41,7 +41,7 @@ pub(super) fn settings(manifest: &Manifest) -> String {
             }
         }
     }
-    text.push_str("archive_mode = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
+    text.push_str("archive_mode = off\nautovacuum = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
     text
 }
 

@@ -36,6 +36,7 @@ fn example() -> Facts {
             statement(About::Relation, "public.feature", &[("owner", "postgres")]),
         ],
         seconds: 1.5,
+        next_transaction: Some(812),
     };
     Facts {
         cluster: vec![statement(About::Role, "alice", &[("login", "true")])],
@@ -164,6 +165,31 @@ fn what_changed_meanwhile_is_not_held_against_the_backup() {
 fn an_unknown_cluster_is_not_compared() {
     let expected = Facts { cluster: vec![], cluster_unknown: Some("no connection".to_owned()), ..example() };
     assert_eq!(compare(&expected, &example()), []);
+}
+
+#[test]
+fn what_nobody_wrote_to_since_is_in_a_later_copy_of_the_files() {
+    let mut taken = example();
+    let busy = DatabaseFacts { next_transaction: Some(811), ..DatabaseFacts::default() };
+    let in_between = DatabaseFacts { next_transaction: None, ..DatabaseFacts::default() };
+    taken.databases.extend([(name("busy"), busy), (name("in between"), in_between)]);
+    let database = taken.databases.get_mut(&name("chado")).expect("it is there");
+    database.statements.push(statement(About::Relation, "public.\"we ird\"", &[("persistence", "u")]));
+    let unchanged = taken.unchanged_until(812).expect("a database");
+    assert_eq!(unchanged.databases.keys().collect::<Vec<_>>(), [&name("chado")]);
+    let known = |table: &TableFacts| matches!(table.content, TableContent::Rows { .. });
+    let tables = &unchanged.databases[&name("chado")].tables;
+    assert_eq!(tables.iter().map(known).collect::<Vec<_>>(), [true, false], "recovery empties what is not logged");
+    // Sequences have gone ahead, and what belongs to no database was asked at another time.
+    let mut found = taken.clone();
+    let database = found.databases.get_mut(&name("chado")).expect("it is there");
+    database.sequences.iter_mut().for_each(|sequence| sequence.before = place(999));
+    database.tables[1] = table("we ird", 0, "0");
+    let differences = compare(&unchanged, &found);
+    assert!(differences.iter().all(|difference| difference.weight == Weight::Note), "{differences:?}");
+    found.databases.get_mut(&name("chado")).expect("it is there").tables[0] = table("feature", 1, "-77");
+    assert_eq!(compare(&unchanged, &found)[0].weight, Weight::Bad);
+    assert_eq!(taken.unchanged_until(813), None);
 }
 
 proptest! {

@@ -91,6 +91,7 @@ impl Asker<'_> {
         let looking = async {
             looker.begin().await?;
             let mut found = DatabaseFacts {
+                next_transaction: next_transaction(&client).await?,
                 sequences: sequences(&client, version).await?,
                 statements: statements::of_database(&client, version).await?,
                 ..DatabaseFacts::default()
@@ -104,6 +105,12 @@ impl Asker<'_> {
         let mut found = self.unless_stopped(&client, looking).await?;
         found.seconds = begun.elapsed().as_secs_f64();
         Ok(found)
+    }
+
+    /// The server's next transaction id, asked in `database`; None where an older one is under way.
+    pub async fn next_transaction(self, database: &DatabaseName) -> Result<Option<u64>, PostgresError> {
+        let (client, _) = self.session(database).await?;
+        self.unless_stopped(&client, next_transaction(&client)).await
     }
 
     /// Where the sequences of `database` stand now.
@@ -171,6 +178,19 @@ impl Asker<'_> {
     }
 }
 
+/// As the transaction's snapshot sees it.
+async fn next_transaction(client: &Client) -> Result<Option<u64>, PostgresError> {
+    let row = client.query_one("select txid_current_snapshot()::text", &[]).await.map_err(failed("its snapshot"))?;
+    Ok(settled(row.get(0)))
+}
+
+/// The first transaction id that a snapshot `xmin:xmax:…` does not see, where it sees all before it.
+fn settled(snapshot: &str) -> Option<u64> {
+    let mut ids = snapshot.split(':').map(str::parse::<u64>);
+    let (first_unseen, next) = (ids.next()?.ok()?, ids.next()?.ok()?);
+    (first_unseen == next).then_some(next)
+}
+
 /// Each in a statement of its own: a sequence is a relation with one row. Those that are dropped meanwhile are left out.
 async fn sequences(client: &Client, version: u32) -> Result<Vec<SequenceFacts>, PostgresError> {
     const WHAT: &str = "its sequences";
@@ -211,4 +231,17 @@ async fn sequences(client: &Client, version: u32) -> Result<Vec<SequenceFacts>, 
 
 fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> PostgresError {
     move |error| PostgresError::Query { what, reason: words(&error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::settled;
+
+    #[test]
+    fn a_snapshot_is_settled_where_nothing_before_it_is_under_way() {
+        assert_eq!(settled("812:812:"), Some(812));
+        assert_eq!(settled("4294967999:4294967999:"), Some(4_294_967_999));
+        assert_eq!(settled("810:812:810,811"), None);
+        assert_eq!(settled(""), None);
+    }
 }

@@ -95,6 +95,7 @@ mod tests {
             }],
             statements: vec![],
             seconds: 1.0,
+            next_transaction: None,
         };
         Facts {
             cluster: vec![Statement { about: About::Role, name: "bob".to_owned(), says: BTreeMap::new() }],

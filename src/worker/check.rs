@@ -57,7 +57,14 @@ pub fn run(job: &CheckJob, line: &Line, runtime: &tokio::runtime::Handle) -> Res
     let toolbox = Toolbox::find(job.major, &job.login)?;
     check(line, "databases", || runtime.block_on(databases(job)))?;
     if let Some(object) = &job.facts {
-        check(line, "facts", || compare(job, object, line, runtime))?;
+        check(line, "facts", || of_the_set(job, object, line, runtime))?;
+    }
+    if let (Some((set, facts)), Some(entry)) = (&job.beside, job.databases.first()) {
+        // Before pg_amcheck, which writes.
+        let next = runtime.block_on(asker(job, line).next_transaction(entry))?;
+        if let Some(unchanged) = next.and_then(|next| facts.unchanged_until(next)) {
+            check(line, &format!("facts of {set}"), || compare(job, &unchanged, line, runtime))?;
+        }
     }
     if job.structure {
         check(line, "structure", || structure(&toolbox))?;
@@ -100,50 +107,18 @@ fn query_failure(what: &'static str, error: &tokio_postgres::Error) -> Failure {
     PostgresError::Query { what, reason: postgres::words(error) }.into()
 }
 
-/// Takes the facts of the server as the backup's were taken, and compares.
-fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtime::Handle) -> Result<Found, Failure> {
+/// Compares with the facts of the set itself, which must tell of everything.
+fn of_the_set(
+    job: &CheckJob,
+    object: &Object,
+    line: &Line,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Found, Failure> {
     let expected = match read(job, object)? {
         Ok(expected) => expected,
         Err(why) => return Ok((Outcome::Failed, vec![why])),
     };
-    let wanted: Vec<DatabaseName> = expected.databases.keys().cloned().collect();
-    if wanted.is_empty() {
-        return Ok((Outcome::Unknown, vec!["the backup has no facts of any database".to_owned()]));
-    }
-    let there = runtime.block_on(present(&job.login))?;
-    let wanted: Vec<DatabaseName> = wanted.into_iter().filter(|database| there.contains(database.as_str())).collect();
-    let Some(entry) = wanted.first() else {
-        return Ok((Outcome::Failed, vec!["not one of the databases that were backed up is there".to_owned()]));
-    };
-    let asker = Asker { login: &job.login, lock_timeout_ms: LOCK_TIMEOUT_MS, stop: &line.stop };
-    let look = Look { mode: expected.mode, algorithm: expected.algorithm, snapshot: None };
-    let server = runtime.block_on(asker.version(entry))?;
-    let mut found = Facts::of_server(server, expected.mode, expected.algorithm);
-    found.cluster = runtime.block_on(asker.of_cluster(entry, &wanted))?;
-    for database in &wanted {
-        if line.stop.is_cancelled() {
-            return Err(Failure::new(Trouble::Cancelled, "cancelled"));
-        }
-        match runtime.block_on(asker.of_database(database, &look)) {
-            Ok(there) => drop(found.databases.insert(database.clone(), there)),
-            // A table that cannot be read is the backup's fault; a server that is gone is not.
-            Err(error @ PostgresError::Query { .. }) if runtime.block_on(connect_somewhere(&job.login)).is_ok() => {
-                found.unknown.insert(database.clone(), error.to_string());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    line.tell(&Event::Compared(expected.extent()));
-    let differences = facts::compare(&expected, &found);
-    let mut outcome = Outcome::Passed;
-    if differences.iter().any(|difference| difference.weight == Weight::Bad) {
-        outcome = Outcome::Failed;
-    }
-    let shown = |difference: &facts::Difference| match difference.weight {
-        Weight::Bad => difference.to_string(),
-        Weight::Note => Check::note(difference),
-    };
-    let mut words: Vec<String> = differences.iter().map(shown).collect();
+    let (mut outcome, mut words) = compare(job, &expected, line, runtime)?;
     let left_out = |database: &&DatabaseName| !expected.covers(database);
     for database in job.databases.iter().filter(left_out) {
         outcome = Outcome::Failed;
@@ -162,6 +137,52 @@ fn compare(job: &CheckJob, object: &Object, line: &Line, runtime: &tokio::runtim
         }
     }
     Ok((outcome, words))
+}
+
+fn asker<'a>(job: &'a CheckJob, line: &'a Line) -> Asker<'a> {
+    Asker { login: &job.login, lock_timeout_ms: LOCK_TIMEOUT_MS, stop: &line.stop }
+}
+
+/// Takes the facts of the server as the expected ones were taken, and compares.
+fn compare(job: &CheckJob, expected: &Facts, line: &Line, runtime: &tokio::runtime::Handle) -> Result<Found, Failure> {
+    let wanted: Vec<DatabaseName> = expected.databases.keys().cloned().collect();
+    if wanted.is_empty() {
+        return Ok((Outcome::Unknown, vec!["the backup has no facts of any database".to_owned()]));
+    }
+    let there = runtime.block_on(present(&job.login))?;
+    let wanted: Vec<DatabaseName> = wanted.into_iter().filter(|database| there.contains(database.as_str())).collect();
+    let Some(entry) = wanted.first() else {
+        return Ok((Outcome::Failed, vec!["not one of the databases that were backed up is there".to_owned()]));
+    };
+    let asker = asker(job, line);
+    let look = Look { mode: expected.mode, algorithm: expected.algorithm, snapshot: None };
+    let server = runtime.block_on(asker.version(entry))?;
+    let mut found = Facts::of_server(server, expected.mode, expected.algorithm);
+    found.cluster = runtime.block_on(asker.of_cluster(entry, &wanted))?;
+    for database in &wanted {
+        if line.stop.is_cancelled() {
+            return Err(Failure::new(Trouble::Cancelled, "cancelled"));
+        }
+        match runtime.block_on(asker.of_database(database, &look)) {
+            Ok(there) => drop(found.databases.insert(database.clone(), there)),
+            // A table that cannot be read is the backup's fault; a server that is gone is not.
+            Err(error @ PostgresError::Query { .. }) if runtime.block_on(connect_somewhere(&job.login)).is_ok() => {
+                found.unknown.insert(database.clone(), error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    line.tell(&Event::Compared(expected.extent()));
+    let differences = facts::compare(expected, &found);
+    let mut outcome = Outcome::Passed;
+    if differences.iter().any(|difference| difference.weight == Weight::Bad) {
+        outcome = Outcome::Failed;
+    }
+    let shown = |difference: &facts::Difference| match difference.weight {
+        Weight::Bad => difference.to_string(),
+        Weight::Note => Check::note(difference),
+    };
+    Ok((outcome, differences.iter().map(shown).collect()))
 }
 
 /// The facts of the backup, or what is wrong with their object.
