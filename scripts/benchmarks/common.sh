@@ -33,10 +33,14 @@ quotient() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
 
 unmet=0
 # goal WHAT VALUE LIMIT [UNIT]
-goal() {
+goal() { verdict 'at most' "$2" "$3" "$@"; }
+# goal_at_least WHAT VALUE LIMIT [UNIT]
+goal_at_least() { verdict 'at least' "$3" "$2" "$@"; }
+# verdict WORDS SMALLER LARGER WHAT VALUE LIMIT [UNIT]
+verdict() {
     local verdict=met
     awk -v a="$2" -v b="$3" 'BEGIN { exit !(a <= b) }' || { verdict='NOT met'; unmet=1; }
-    printf '%-44s %8s %-3s  goal: at most %5s  %s\n' "$1" "$2" "${4:-}" "$3" "$verdict"
+    printf '%-44s %8s %-4s goal: %s %5s  %s\n' "$4" "$5" "${7:-}" "$1" "$6" "$verdict"
 }
 
 machine() { printf '\n%s cores, %s, Docker %s' "$(nproc)" "$(sed -n 's/^model name\t*: //p' /proc/cpuinfo | head -n 1)" \
