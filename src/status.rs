@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::backup_set::Kind;
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::Held;
+use crate::drill::StillKept;
 use crate::exit::Exit;
 use crate::policy::freshness::{self, Level};
 use crate::policy::{Policy, Schedule};
@@ -45,6 +46,9 @@ pub struct ClusterStatus {
     pub prune: Option<RunStatus>,
     /// Its last verification by the daemon.
     pub verify: Option<RunStatus>,
+    /// The server that a drill of it keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<StillKept>,
     /// What of this could not be found out.
     pub problems: Vec<String>,
 }
@@ -160,6 +164,8 @@ pub struct LastBackup {
 pub struct Findings<'a> {
     /// State of the database container.
     pub server: Result<String, String>,
+    /// The server that a drill of it keeps.
+    pub kept: Option<StillKept>,
     /// Committed sets, in any order.
     pub sets: Result<&'a [Held], String>,
     /// The last runs on the cluster, newest first.
@@ -201,6 +207,7 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
         volume: of_kind(&volume, findings, now),
         proof: proof::of_cluster(policy, findings, now),
         repositories: findings.repositories.clone(),
+        kept: findings.kept.clone(),
         prune: last_of(Operation::Prune, findings),
         verify: last_of(Operation::Verify, findings),
         problems,

@@ -293,6 +293,8 @@ pub struct ParentJob {
     pub ancestors: Vec<Ancestor>,
     /// The object that what changed goes to, in place of the whole tar.
     pub object: String,
+    /// Whether files are read that nobody has touched since, too.
+    pub read_all: bool,
 }
 
 /// Everything it needs to unpack a volume backup.

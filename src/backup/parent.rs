@@ -31,6 +31,8 @@ pub(super) struct Parent {
     /// Its folder.
     pub(super) reach: Reach,
     pub(super) keys: Option<Keys>,
+    /// Whether it has damaged pages: they are to be found, and told, again.
+    pub(super) damaged: bool,
     /// Nobody deletes it, nor what it needs, while these are held.
     _held: Vec<HeldLock>,
 }
@@ -107,7 +109,8 @@ pub(super) fn find(
     let held = control.state.hold_sets(ancestors.iter().map(|ancestor| &ancestor.set));
     let held = held.map_err(|error| Full::Unreadable(failed(format!("{} cannot be built on", newest.set))(error)))?;
     let reach = Reach::in_place(repository, &newest.location(), PARENT_FOLDER);
-    Ok(Parent { lineage: newest.lineage, ancestors, index, reach, keys, _held: held })
+    let damaged = manifest.volume().is_some_and(|(_, copy)| !copy.damaged.is_empty());
+    Ok(Parent { lineage: newest.lineage, ancestors, index, reach, keys, damaged, _held: held })
 }
 
 /// Whether a copy can build on the one of `manifest`: then what it needs, nearest first, and the index. `here` are the sets that

@@ -251,6 +251,7 @@ impl VolumePlan {
                     keys: parent.keys.clone(),
                     ancestors: parent.ancestors.clone(),
                     object: blocks.changes.clone(),
+                    read_all: parent.damaged,
                 }),
             }),
         }

@@ -6,7 +6,7 @@
 //! ```text
 //! {"version":1,"block_bytes":8192,"sources":["20261122T…","20261121T…"]}       this set, its parent, the parent's …
 //! {"parts":[[0,0,1024]]}                                                       1024 bytes of this set's object, from 0 on
-//! {"parts":[[1,81920,8192],[0,1024,8192]],"path":"data/17/base/5/16384","blocks":"…"}
+//! {"parts":[[1,81920,8192],[0,1024,8192]],"path":"data/17/base/5/16384","blocks":"…","stamp":[…],"crc":…}
 //! {"end":18944,"lines":2}
 //! ```
 //!
@@ -111,6 +111,37 @@ pub struct Line {
     /// The digests of the content's blocks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "digests")]
     pub blocks: Vec<BlockDigest>,
+    /// By what the file is known again, where it lay still before it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
+    /// The CRC-32C of the content, where there is a stamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc: Option<u32>,
+}
+
+/// What a file system says of a file that nobody can write to without changing it: the inode, and when the content and the inode
+/// were changed, in nanoseconds since 1970. The second of the times cannot be set by anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, i64, i64)", into = "(u64, i64, i64)")]
+pub struct Stamp {
+    /// The number of the inode.
+    pub inode: u64,
+    /// `mtime`.
+    pub modified: i64,
+    /// `ctime`.
+    pub changed: i64,
+}
+
+impl From<(u64, i64, i64)> for Stamp {
+    fn from((inode, modified, changed): (u64, i64, i64)) -> Self {
+        Self { inode, modified, changed }
+    }
+}
+
+impl From<Stamp> for (u64, i64, i64) {
+    fn from(stamp: Stamp) -> Self {
+        (stamp.inode, stamp.modified, stamp.changed)
+    }
 }
 
 impl Line {
@@ -276,7 +307,7 @@ mod tests {
         let part = (0..2_u32, 0..1_u64 << 40, 1..100_000_u64).prop_map(Part::from);
         let line = (prop::collection::vec(part, 0..5), prop::option::of("[a-z/]{1,20}"), any::<u8>()).prop_map(
             |(parts, path, seed)| {
-                let mut line = Line { parts, path, blocks: vec![] };
+                let mut line = Line { parts, path, ..Line::default() };
                 if line.path.is_some() {
                     let count = line.bytes().div_ceil(u64::from(SMALLEST_BLOCK));
                     line.blocks = (0..count).map(|block| block_digest(&[seed, block.to_le_bytes()[0]])).collect();

@@ -32,6 +32,14 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
             context.output.data("\u{1b}[H\u{1b}[J")?;
         }
         show(&rows, context)?;
+        for row in &rows {
+            if let Some(kept) = &row.kept {
+                context.output.note(&format!(
+                    "note: cluster \"{}\": the server of a drill, container \"{}\", is kept until {}; look at it, or pglife drill remove {}",
+                    row.cluster, kept.container, kept.until, row.cluster
+                ));
+            }
+        }
         let scheduled = rows.iter().any(|row| {
             row.dump.next_run_at.is_some() || row.volume.next_run_at.is_some() || row.proof.next_run_at.is_some()
         });

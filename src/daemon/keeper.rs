@@ -474,6 +474,7 @@ mod tests {
             repositories: vec![],
             prune: None,
             verify: None,
+            kept: None,
             problems: vec![],
         };
         let document: serde_json::Value = serde_json::from_str(&proof_document(&cluster.proof)).expect("JSON");

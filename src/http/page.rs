@@ -329,6 +329,7 @@ pub(super) mod tests {
             },
             prune: None,
             verify: None,
+            kept: None,
             problems: vec![evil.to_owned()],
         };
         let board = Board::new(evil.to_owned(), completed_at);

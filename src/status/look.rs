@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{ClusterStatus, Findings, RepositoryStatus, of_cluster};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, OperationError, failed};
+use crate::drill::{self, StillKept};
 use crate::policy::Policy;
 use crate::provision;
 use crate::storage::Location;
@@ -30,7 +31,8 @@ pub async fn look(
     })?;
     let mut rows = Vec::new();
     for policy in policies {
-        let server = server(control, policy).await.map_err(|error| error.chain());
+        let docker = on_host(control, policy).await.map_err(|error| error.chain());
+        let (server, kept) = docker.map_or_else(|problem| (Err(problem), None), |(server, kept)| (Ok(server), kept));
         let mut unreadable: Vec<String> = Vec::new();
         let mut states: Vec<RepositoryStatus> = Vec::new();
         let sets = control.repositories_of(policy, None).and_then(|repositories| {
@@ -65,7 +67,7 @@ pub async fn look(
         }
         let runs = control.state.runs(Some(&policy.name), RUNS).map_err(failed("the runs cannot be read"))?;
         let sets_found = sets.as_deref().map_err(Clone::clone);
-        let findings = Findings { server, sets: sets_found, runs: &runs, dead: &dead, repositories: states };
+        let findings = Findings { server, kept, sets: sets_found, runs: &runs, dead: &dead, repositories: states };
         let mut row = of_cluster(policy, &findings, now);
         row.problems.extend(unreadable);
         let upgrade =
@@ -81,14 +83,17 @@ pub async fn look(
     Ok(rows)
 }
 
-async fn server(control: &ControlPlane, policy: &Policy) -> Result<String, OperationError> {
+/// The state of the database container, and the server that a drill keeps.
+async fn on_host(control: &ControlPlane, policy: &Policy) -> Result<(String, Option<StillKept>), OperationError> {
     let engine = control.engine(&policy.host).await.map_err(failed("Docker"))?;
     let found = provision::inventory(&engine, policy).await?;
-    Ok(match found.database {
+    let kept = drill::find_kept(&engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
+    let server = match found.database {
         None => "not created".to_owned(),
         Some(container) if container.running => container.health.unwrap_or_else(|| "running".to_owned()),
         Some(container) => container.status,
-    })
+    };
+    Ok((server, kept))
 }
 
 fn free_space(location: &Location) -> Option<u64> {

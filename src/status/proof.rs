@@ -195,7 +195,7 @@ mod tests {
         let policy = file::example("[cluster]\nmajor = '17'\n[drill]\nschedule = '@daily'\nrto_budget = '10s'\n");
         let dead = ["r9".to_owned()];
         let server = Ok("healthy".to_owned());
-        let findings = Findings { server, sets: Ok(sets), runs, dead: &dead, repositories: vec![] };
+        let findings = Findings { server, kept: None, sets: Ok(sets), runs, dead: &dead, repositories: vec![] };
         of_cluster(&policy, &findings, at(0))
     }
 

@@ -177,6 +177,7 @@ mod tests {
             proof: crate::status::ProofStatus::default(),
             prune: None,
             verify: None,
+            kept: None,
             problems: vec![],
         };
         let lines = verdicts(&cluster)

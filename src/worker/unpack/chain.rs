@@ -186,7 +186,8 @@ mod tests {
         let mut writer = IndexWriter::begin(Vec::new(), SMALLEST_BLOCK, vec![id]).expect("memory");
         writer.push(&Line { parts: part(512), ..Line::default() }).expect("memory");
         let blocks = content.chunks(page).map(block_digest).collect();
-        let file = Line { parts: part(content.len() as u64), path: Some("data/a".to_owned()), blocks };
+        let file =
+            Line { parts: part(content.len() as u64), path: Some("data/a".to_owned()), blocks, ..Line::default() };
         writer.push(&file).expect("memory");
         let (index, _) = writer.finish().expect("memory");
         let tar = [vec![0; 512], content].concat();

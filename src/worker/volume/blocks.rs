@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backup_set::SetId;
 use crate::backup_set::block_index::{
-    BlockDigest, IndexError, IndexReader, IndexWriter, Line, Part, block_digest, push_part,
+    BlockDigest, IndexError, IndexReader, IndexWriter, Line, Part, Stamp, block_digest, push_part,
 };
 use crate::pipeline::Meter;
 use crate::worker::block_index::{read_index, unreadable_index};
@@ -37,6 +37,8 @@ pub(super) struct Parent {
 struct Known {
     parts: Vec<Part>,
     blocks: Vec<BlockDigest>,
+    /// By what it is known to be untouched, and its CRC-32C.
+    still: Option<(Stamp, u32)>,
 }
 
 impl Parent {
@@ -45,7 +47,11 @@ impl Parent {
         let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
         let keys = keys_for(&job.index, job.keys.as_ref())?;
         let text = read_index(&folder, &job.index, keys, &Meter::new(), stop)?;
-        IndexReader::begin(&text[..]).and_then(Self::of).map_err(|error| unreadable_index(&error))
+        let mut parent = IndexReader::begin(&text[..]).and_then(Self::of).map_err(|error| unreadable_index(&error))?;
+        if job.read_all {
+            parent.files.values_mut().for_each(|known| known.still = None);
+        }
+        Ok(parent)
     }
 
     fn of(index: IndexReader<&[u8]>) -> Result<Self, IndexError> {
@@ -55,9 +61,9 @@ impl Parent {
             files: HashMap::new(),
         };
         for line in index {
-            let Line { parts, path, blocks } = line?;
+            let Line { parts, path, blocks, stamp, crc } = line?;
             if let Some(path) = path {
-                parent.files.insert(path.into(), Known { parts, blocks });
+                parent.files.insert(path.into(), Known { parts, blocks, still: stamp.zip(crc) });
             }
         }
         Ok(parent)
@@ -144,8 +150,30 @@ impl Blocks {
         self.writer.push(line).expect("memory takes everything");
     }
 
+    /// Notes the content of the file that is called `name` in the tar and has so many bytes, where nobody has touched it since the
+    /// parent was made: it need not be read. Returns its CRC-32C. Pure but for the note.
+    pub(super) fn untouched(&mut self, name: &str, bytes: u64, stamp: Stamp) -> Option<u32> {
+        let known = self.parent.files.get(name)?;
+        let (then, crc) = known.still?;
+        if then != stamp || known.parts.iter().map(|part| part.bytes).sum::<u64>() != bytes {
+            return None;
+        }
+        let parts = known.parts.iter().map(|part| Part { source: part.source + 1, ..*part }).collect();
+        let line = Line { parts, path: Some(name.to_owned()), blocks: known.blocks.clone(), ..Line::default() };
+        self.note(line, Some((stamp, crc)));
+        Some(crc)
+    }
+
+    /// Adds the line of a file, with what it is known by the next time.
+    pub(super) fn note(&mut self, mut line: Line, still: Option<(Stamp, u32)>) {
+        let between = Line { parts: std::mem::take(&mut self.between), ..Line::default() };
+        self.push(&between);
+        (line.stamp, line.crc) = still.unzip();
+        self.push(&line);
+    }
+
     /// The content of the file that is called `name` in the tar: `promised` bytes, zeros where `source` has fewer. `see` is shown
-    /// all of it, `give` what must be written.
+    /// all of it, `give` what must be written. Returns its line, which is to be noted.
     pub(super) fn file(
         &mut self,
         name: &str,
@@ -153,9 +181,7 @@ impl Blocks {
         promised: u64,
         see: &mut (dyn FnMut(&[u8]) + Send),
         give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
-    ) -> Result<(), Broken> {
-        let between = Line { parts: std::mem::take(&mut self.between), ..Line::default() };
-        self.push(&between);
+    ) -> Result<Line, Broken> {
         let mut file = Comparison {
             known: self.parent.files.get(name),
             part: 0,
@@ -180,9 +206,7 @@ impl Blocks {
             }
             give(&chunk[row])
         })?;
-        let line = file.line;
-        self.push(&line);
-        Ok(())
+        Ok(file.line)
     }
 
     /// Ends the index: its text, and how many bytes the tar has.
@@ -289,7 +313,8 @@ mod tests {
                 object.extend_from_slice(given);
                 Ok(())
             };
-            blocks.file(name, &mut &bytes[..], bytes.len() as u64, &mut see, &mut give).expect("memory");
+            let line = blocks.file(name, &mut &bytes[..], bytes.len() as u64, &mut see, &mut give).expect("memory");
+            blocks.note(line, None);
         }
         let (index, bytes) = blocks.finish();
         assert_eq!(bytes, tar.len() as u64);
@@ -389,5 +414,41 @@ mod tests {
                 .map(Part::from)
                 .into();
         assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn what_nobody_has_touched_is_not_read() {
+        let stamp = Stamp { inode: 7, modified: 1_700_000_000_000_000_001, changed: 1_700_000_000_000_000_002 };
+        let mut blocks = Blocks::begin("20261122T023000Z-volume-k3x9qa".parse().expect("an id"), SMALLEST_BLOCK, None);
+        let content = [7; 2 * PAGE + 1];
+        for (name, still) in [("still", Some((stamp, 4711))), ("moved", None)] {
+            blocks.wrote(512);
+            let line = blocks.file(name, &mut &content[..], content.len() as u64, &mut |_| (), &mut |_| Ok(()));
+            blocks.note(line.expect("memory"), still);
+        }
+        let (index, bytes) = blocks.finish();
+        let next = |name: &str, bytes: u64, stamp: Stamp| {
+            let id = "20261122T023000Z-volume-k3x9qb".parse().expect("an id");
+            let mut blocks = Blocks::begin(id, SMALLEST_BLOCK, Some(parent_of(&index)));
+            blocks.wrote(512);
+            let crc = blocks.untouched(name, bytes, stamp);
+            (crc, blocks.finish())
+        };
+        let length = content.len() as u64;
+        let (crc, (copied, _)) = next("still", length, stamp);
+        assert_eq!((crc, bytes), (Some(4711), 2 * (512 + length)));
+        let lines: Vec<Line> = IndexReader::begin(&copied[..]).expect("an index").map(Result::unwrap).collect();
+        assert_eq!(lines[1].parts, [Part::from((1, 512, length))]);
+        assert_eq!((lines[1].blocks.len(), lines[1].stamp, lines[1].crc), (3, Some(stamp), Some(4711)));
+        for (name, bytes, stamp) in [
+            ("moved", length, stamp),
+            ("new", length, stamp),
+            ("still", length - 1, stamp),
+            ("still", length, Stamp { inode: 8, ..stamp }),
+            ("still", length, Stamp { modified: stamp.modified + 1, ..stamp }),
+            ("still", length, Stamp { changed: stamp.changed + 1, ..stamp }),
+        ] {
+            assert_eq!(next(name, bytes, stamp).0, None, "{name} {bytes} {stamp:?}");
+        }
     }
 }

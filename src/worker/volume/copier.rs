@@ -10,11 +10,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crc_fast::{CrcAlgorithm, Digest};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup_set::DamagedFile;
+use crate::backup_set::block_index::Stamp;
 use crate::pipeline::handover::Giver;
 use crate::worker::{Failure, Trouble};
 
@@ -210,12 +212,13 @@ impl<'a> Copier<'a> {
             }
             self.links.insert((metadata.dev(), metadata.ino()), name_of(path).to_vec());
         }
-        self.content(path, Owner::from(&metadata), metadata.len(), &mut file)
+        let stamp = stamp(&metadata, SystemTime::now());
+        self.content(path, Owner::from(&metadata), metadata.len(), &mut file, stamp)
     }
 
     /// Writes a file of which only its bytes are known.
     pub(super) fn made(&mut self, path: &Path, owner: Owner, mut bytes: &[u8]) -> Result<(), CopyError> {
-        self.content(path, owner, bytes.len() as u64, &mut bytes)
+        self.content(path, owner, bytes.len() as u64, &mut bytes, None)
     }
 
     /// Writes a folder that is made up.
@@ -223,38 +226,69 @@ impl<'a> Copier<'a> {
         self.head(path, owner, Kind::Folder)
     }
 
+    /// Writes a file's header and content. With `stamp`, content that the parent has, and nobody has touched since, is not read.
     fn content(
         &mut self,
         path: &Path,
         owner: Owner,
         bytes: u64,
         source: &mut (dyn Read + Send),
+        stamp: Option<Stamp>,
     ) -> Result<(), CopyError> {
         self.head(path, owner, Kind::File(bytes))?;
         let in_server = self.selection.in_server(path).filter(|name| {
             // WAL is checked by what is in it; and the manifest is not in itself.
             !name.starts_with("pg_wal") && name != Path::new("backup_manifest")
         });
-        let of_server = in_server.is_some();
-        let mut checksum = of_server.then(|| Digest::new(CrcAlgorithm::Crc32Iscsi));
-        let mut pages = self.pages(path);
-        let stop = self.stop;
-        let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop };
-        let mut see = |bytes: &[u8]| {
-            if let Some(checksum) = &mut checksum {
-                checksum.update(bytes);
+        let Some(in_server) = in_server else {
+            if let Some(blocks) = &mut self.blocks {
+                // WAL is never the same twice.
+                blocks.wrote(bytes);
             }
+            let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop: self.stop };
+            let written = content(&mut stopped, bytes, &mut self.out, &mut |_| ());
+            return self.written(path, bytes, written);
+        };
+        let name = std::str::from_utf8(name_of(path)).ok();
+        let untouched = match (&mut self.blocks, name, stamp) {
+            (Some(blocks), Some(name), Some(stamp)) => blocks.untouched(name, bytes, stamp),
+            _ => None,
+        };
+        let crc = match untouched {
+            Some(crc) => {
+                self.write(&[0; BLOCK][..padding(bytes)])?;
+                crc
+            }
+            None => self.content_of_server(path, &in_server, bytes, source, stamp)?,
+        };
+        self.manifest.add(&in_server, bytes, owner.mtime, crc);
+        Ok(())
+    }
+
+    /// Reads and writes the content of a file that the server's manifest is to list. Returns its CRC-32C.
+    fn content_of_server(
+        &mut self,
+        path: &Path,
+        in_server: &Path,
+        bytes: u64,
+        source: &mut (dyn Read + Send),
+        stamp: Option<Stamp>,
+    ) -> Result<u32, CopyError> {
+        let mut checksum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let mut pages = self.pages(path);
+        let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop: self.stop };
+        let mut see = |bytes: &[u8]| {
+            checksum.update(bytes);
             if let Some(pages) = &mut pages {
                 pages.see(bytes);
             }
         };
         let out = &mut self.out;
-        // WAL is never the same twice.
-        let comparable = std::str::from_utf8(name_of(path)).ok().filter(|_| of_server);
-        let written = match (&mut self.blocks, comparable) {
+        let mut line = None;
+        let written = match (&mut self.blocks, std::str::from_utf8(name_of(path)).ok()) {
             (Some(blocks), Some(name)) => {
                 let mut give = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Broken::Gone);
-                blocks.file(name, &mut stopped, bytes, &mut see, &mut give)
+                blocks.file(name, &mut stopped, bytes, &mut see, &mut give).map(|noted| line = Some(noted))
             }
             (blocks, _) => {
                 if let Some(blocks) = blocks {
@@ -263,22 +297,27 @@ impl<'a> Copier<'a> {
                 content(&mut stopped, bytes, out, &mut see)
             }
         };
+        let crc = u32::try_from(checksum.finalize()).expect("32 bits");
+        if let (Some(blocks), Some(line)) = (&mut self.blocks, line) {
+            blocks.note(line, stamp.map(|stamp| (stamp, crc)));
+        }
+        self.written(path, bytes, written)?;
+        if let Some(pages) = pages {
+            self.damaged.extend(pages.finish(path, in_server));
+        }
+        Ok(crc)
+    }
+
+    /// What follows the content of a file.
+    fn written(&mut self, path: &Path, bytes: u64, written: Result<(), Broken>) -> Result<(), CopyError> {
         match written {
-            Ok(()) => self.write(&[0; BLOCK][..padding(bytes)])?,
-            Err(Broken::Gone) => return Err(CopyError::Gone),
+            Ok(()) => self.write(&[0; BLOCK][..padding(bytes)]),
+            Err(Broken::Gone) => Err(CopyError::Gone),
             Err(Broken::Unreadable(error)) => {
                 self.go_on()?;
-                return Err(unreadable(path, &error));
+                Err(unreadable(path, &error))
             }
         }
-        if let (Some(name), Some(pages)) = (&in_server, pages) {
-            self.damaged.extend(pages.finish(path, name));
-        }
-        if let (Some(name), Some(checksum)) = (in_server, checksum) {
-            let checksum = u32::try_from(checksum.finalize()).expect("32 bits");
-            self.manifest.add(&name, bytes, owner.mtime, checksum);
-        }
-        Ok(())
     }
 
     /// What looks at the pages of the file at `path`, if it has any that can be judged.
@@ -297,7 +336,7 @@ impl<'a> Copier<'a> {
             return Err(Failure::new(Trouble::Other, what).into());
         }
         let owner = Owner::from(&metadata);
-        self.content(path, owner, bytes, &mut file)?;
+        self.content(path, owner, bytes, &mut file, None)?;
         Ok(owner)
     }
 
@@ -307,6 +346,19 @@ impl<'a> Copier<'a> {
         self.out.finish().map_err(|_| CopyError::Gone)?;
         Ok((self.entries, self.blocks))
     }
+}
+
+/// How long a file must have lain still to be known again: within the clock's tick, two writes look like one.
+const STILL: Duration = Duration::from_secs(2);
+
+/// By what a file is known to be untouched later, if it lay still at `now`, before it is read.
+fn stamp(metadata: &Metadata, now: SystemTime) -> Option<Stamp> {
+    let nanoseconds = |seconds: i64, rest: i64| seconds.checked_mul(1_000_000_000)?.checked_add(rest);
+    let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec())?;
+    let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec())?;
+    let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()?;
+    let still = i64::try_from(STILL.as_nanos()).ok()?;
+    (modified.max(changed) <= now.checked_sub(still)?).then_some(Stamp { inode: metadata.ino(), modified, changed })
 }
 
 /// A source that ends with an error when it should stop, and gives no more than its pace allows.
@@ -326,5 +378,31 @@ impl Read for Stoppable<'_> {
         let read = self.source.read(&mut buffer[..most])?;
         pace.pass(read, || self.stop.is_cancelled());
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_lay_still_is_known_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("16384");
+        fs::write(&path, "before").expect("written");
+        let metadata = fs::metadata(&path).expect("it is there");
+        let changed = SystemTime::UNIX_EPOCH
+            + Duration::new(metadata.ctime().unsigned_abs(), u32::try_from(metadata.ctime_nsec()).expect("below 1e9"));
+        assert_eq!(stamp(&metadata, changed + Duration::from_millis(1999)), None);
+        assert_eq!(stamp(&metadata, changed - Duration::from_secs(60)), None, "the clock was set back");
+        let then = stamp(&metadata, changed + STILL).expect("it lay still");
+        // The same length and the same time of the content, as `cp -p` or `touch -r` would leave it.
+        let modified = metadata.modified().expect("a time");
+        std::thread::sleep(Duration::from_millis(50));
+        fs::write(&path, "after!").expect("written");
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(modified)).expect("set");
+        let now = stamp(&fs::metadata(&path).expect("it is there"), SystemTime::now() + 2 * STILL).expect("still");
+        assert_eq!((now.inode, now.modified), (then.inode, then.modified));
+        assert_ne!(now, then);
     }
 }

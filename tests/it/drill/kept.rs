@@ -46,6 +46,10 @@ fn a_server_is_kept_used_and_removed() {
         "{labels}"
     );
 
+    let status = &house.items(&["status", &cluster])[0];
+    assert_eq!(status["kept"]["until"], kept["until"]);
+    house.pglife(&["status", &cluster]).ok().says(&[&server, &format!("pglife drill remove {cluster}")]);
+
     // The next drill says what is in its way; other commands leave it alone.
     let before = house.items(&["status", &cluster])[0]["proof"]["last_drill"].clone();
     house.pglife(&["drill", &cluster]).exits(11).says(&["is kept until", &format!("pglife drill remove {cluster}")]);
