@@ -20,13 +20,15 @@ fn texts(house: &House, container: &str, major: &str, when: &str) -> Vec<PathBuf
     LOOKS.iter().enumerate().map(look).collect()
 }
 
-fn moves(from: &str, to: &str) {
-    let house = House::new(&format!("allup{from}"));
+fn moves(from: &str, to: &str, method: &str) {
+    let house = House::new(&format!("allup{from}{}", &method[..1]));
     let cluster = filled(&house, from);
     let container = format!("{cluster}-db");
 
     // What no dump can hold is named, and nothing else stands in the way.
-    let planned = house.pglife(&["upgrade", &cluster, "--to", to, "--plan", "--exit-code", "-o", "json"]).exits(4);
+    let planned = house
+        .pglife(&["upgrade", &cluster, "--to", to, "--method", method, "--plan", "--exit-code", "-o", "json"])
+        .exits(4);
     let answer: Value = serde_json::from_str(&planned.stdout).expect("JSON");
     let findings = answer["items"][0]["findings"].as_array().expect("a list").iter();
     let blocking: Vec<&str> =
@@ -40,7 +42,7 @@ fn moves(from: &str, to: &str) {
     sql(&container, "postgres", "drop database \"half dropped\"");
 
     let before = texts(&house, &container, to, "before");
-    let done = house.items(&["upgrade", &cluster, "--to", to, "--yes"]).remove(0);
+    let done = house.items(&["upgrade", &cluster, "--to", to, "--method", method, "--yes"]).remove(0);
     assert_eq!(done["phase"], "upgraded");
     wait_for_server(&container);
     let after = texts(&house, &container, to, "after");
@@ -51,10 +53,20 @@ fn moves(from: &str, to: &str) {
 
 #[test]
 fn everything_moves_from_13_to_18() {
-    moves("13", "18");
+    moves("13", "18", "dump");
 }
 
 #[test]
 fn everything_moves_from_15_to_17() {
-    moves("15", "17");
+    moves("15", "17", "dump");
+}
+
+#[test]
+fn everything_moves_from_13_to_18_by_pg_upgrade() {
+    moves("13", "18", "pg_upgrade");
+}
+
+#[test]
+fn everything_moves_from_17_to_18_by_pg_upgrade() {
+    moves("17", "18", "pg_upgrade");
 }

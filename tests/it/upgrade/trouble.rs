@@ -1,6 +1,7 @@
 //! Somebody kills a worker or a server in the middle, or the disk is full: the old server serves, and the message says so.
 
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,8 +11,8 @@ use crate::house::{Ended, House, docker, sql, try_docker, wait_for, wait_for_ser
 /// Enough rows for every step to last a while.
 const MANY: &str = "create table many as select i, md5(i::text) m from generate_series(1, 1200000) i";
 
-fn begin(house: &House, cluster: &str) -> Child {
-    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--yes"]);
+fn begin(house: &House, cluster: &str, method: &str) -> Child {
+    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--method", method, "--yes"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
 
@@ -51,8 +52,9 @@ fn a_worker_or_a_server_that_is_killed_in_the_middle_ends_as_before() {
         ("backup", Some(&source)),
         ("restore", Some(&target)),
         ("compare", Some(&target)),
+        ("transfer", None),
     ] {
-        let child = begin(&house, &cluster);
+        let child = begin(&house, &cluster, if step == "transfer" { "pg_upgrade" } else { "dump" });
         wait_for_step(&house, &cluster, step);
         let mut victim = server.cloned();
         wait_for("a worker", || {
@@ -70,13 +72,35 @@ fn a_worker_or_a_server_that_is_killed_in_the_middle_ends_as_before() {
     }
 }
 
+/// `pg_upgrade` and the servers that it starts run in the worker, and die with it; nothing of them is left on the old data.
+#[test]
+fn pglife_killed_in_the_middle_of_pg_upgrade_ends_as_before() {
+    let house = House::new("upshot2");
+    let (cluster, container) = filled(&house, "17");
+    sql(&container, "postgres", MANY);
+    let (content, world) = (seen(&container), things(&cluster));
+    for pause in [Duration::from_millis(500), Duration::from_millis(2500)] {
+        let mut child = begin(&house, &cluster, "pg_upgrade");
+        wait_for_step(&house, &cluster, "transfer");
+        wait_for("a worker", || worker(&cluster).is_some());
+        std::thread::sleep(pause);
+        child.kill().expect("it is killed");
+        child.wait().expect("it ends");
+        assert_eq!(phase(&house, &cluster), "open");
+        house.pglife(&["upgrade", "resume", &cluster]).exits(22);
+        wait_for_server(&container);
+        assert_eq!((seen(&container), things(&cluster)), (content.clone(), world.clone()), "{pause:?}");
+        assert_eq!((major(&container), phase(&house, &cluster)), ("17".to_owned(), "as-before".to_owned()));
+    }
+}
+
 #[test]
 fn a_full_disk_under_the_new_server_ends_as_before() {
     let house = House::new("upfull");
     let (cluster, container) = filled(&house, "17");
     sql(&container, "postgres", MANY);
     let (content, world) = (seen(&container), things(&cluster));
-    let child = begin(&house, &cluster);
+    let child = begin(&house, &cluster, "dump");
     wait_for_step(&house, &cluster, "backup");
     // The volume that the upgrade is about to make, but small.
     let volume = format!("pglife-{cluster}-data-pg18");
