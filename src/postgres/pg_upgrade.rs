@@ -89,7 +89,7 @@ pub struct Places<'a> {
     pub folder: &'a Path,
 }
 
-/// The arguments of `pg_upgrade` from the first to the second major, which copies files.
+/// The arguments of `pg_upgrade` from the first to the second major, which copies files; with `--verbose` it tells of each.
 pub fn arguments(places: &Places<'_>, majors: (PgMajor, PgMajor), role: &RoleName, jobs: usize) -> Vec<String> {
     let Places { programs, data, folder } = places;
     [
@@ -103,9 +103,7 @@ pub fn arguments(places: &Places<'_>, majors: (PgMajor, PgMajor), role: &RoleNam
         ("--new-options", server_options(folder, majors.1)),
     ]
     .map(|(option, value)| format!("{option}={value}"))
-    .into_iter()
-    .chain(["--verbose".to_owned()])
-    .collect()
+    .to_vec()
 }
 
 /// The two files of a line in which `pg_upgrade --verbose` tells of one that it copied.
@@ -125,10 +123,15 @@ pub fn failure(said: &str) -> Vec<&str> {
     told[told.len().saturating_sub(TOLD)..].to_vec()
 }
 
-/// True for what only `--verbose` says.
+/// True for what only `--verbose` says, and for what went well.
 fn is_chatter(line: &str) -> bool {
     let line = line.trim();
-    line.starts_with('"') && line.contains("/bin/") || line.starts_with("copying ") || line == "Failure, exiting"
+    const BEGINNINGS: [&str; 6] =
+        ["copying ", "executing: ", "relname: ", "Database: ", "Failure, exiting", "Performing "];
+    line.starts_with('"') && line.contains("/bin/")
+        || line == "ok"
+        || line.ends_with(" ok")
+        || BEGINNINGS.iter().any(|beginning| line.starts_with(beginning))
 }
 
 /// The files that it names for more: lists of what is wrong, and logs of what failed.
@@ -248,6 +251,13 @@ Failure, exiting
             "Restoring database schemas\n*failure*\n\nConsult the last few lines of \"/d/a.log\" for\nthe probable cause of the failure.\n",
         );
         assert_eq!(files_named(&told), ["/d/a.log"]);
+        let newer = "Checking for prepared transactions      ok\nChecking data type usage      failed check: reg*\n\
+            executing: SELECT 1\nYour installation contains one of them\n";
+        let told = failure(newer);
+        assert_eq!(
+            told,
+            ["Checking data type usage      failed check: reg*", "Your installation contains one of them"]
+        );
         assert_eq!(failure(""), Vec::<&str>::new());
         assert_eq!(failure("died early"), ["died early"]);
     }

@@ -76,7 +76,7 @@ pub struct UpgradePlan {
 /// each file written once; and what stopping, starting and looking takes of a server of any size.
 pub fn expected_downtime(rehearsed_seconds: f64, bytes: u64) -> u64 {
     /// Stops, starts, workers, `initdb`.
-    const ALWAYS: f64 = 25.0;
+    const ALWAYS: f64 = 8.0;
     /// Copying and hashing on two cores.
     const BYTES_IN_A_SECOND: f64 = 50e6;
     #[expect(
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_expected_downtime_grows_with_the_data_and_with_the_schema() {
         let small = expected_downtime(4.0, 8 << 20);
-        assert!((25..40).contains(&small), "{small}");
+        assert!((8..20).contains(&small), "{small}");
         assert!(expected_downtime(60.0, 8 << 20) >= small + 55);
         assert!(expected_downtime(4.0, 10 << 30) > small + 60);
     }

@@ -110,7 +110,7 @@ pub(super) fn transfer(job: &TransferJob, line: &Line) -> Result<Vec<String>, Fa
     let new_data = Path::new(&job.new_data);
     servers.new.initialise(new_data, pair, line)?;
     let links = link_tablespaces(job, &servers)?;
-    let output = servers.upgrade(Path::new(&pair.old_data), new_data, pair, line)?;
+    let output = servers.upgrade((Path::new(&pair.old_data), new_data), pair, true, line)?;
     // The links lead to the old volume, which the new server does not have.
     for link in links {
         std::fs::remove_file(&link).map_err(|error| failed_io(&format!("removing {}", link.display()), &error))?;

@@ -33,7 +33,7 @@ pub(in super::super) fn rehearse(job: &RehearseJob, line: &Line) -> Result<Vec<S
     fill_old(&servers, &old, job, line)?;
     servers.new.initialise(&new, pair, line)?;
     let began = Instant::now();
-    let obstacle = match servers.upgrade(&old, &new, pair, line) {
+    let obstacle = match servers.upgrade((&old, &new), pair, false, line) {
         Ok(_) => None,
         Err(failure) if failure.trouble == Trouble::Tool => Some(failure.message),
         Err(failure) => return Err(failure),

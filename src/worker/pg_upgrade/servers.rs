@@ -183,8 +183,14 @@ impl Servers {
         [version(&self.new, "pg_upgrade"), version(&self.old, "postgres")].into_iter().flatten().collect()
     }
 
-    /// Runs `pg_upgrade`; returns the file with all that it said.
-    pub(super) fn upgrade(&self, old: &Path, new: &Path, pair: &Pair, line: &Line) -> Result<PathBuf, Failure> {
+    /// Runs `pg_upgrade`; returns the file with all that it said, every file that it copied included where that is `verbose`.
+    pub(super) fn upgrade(
+        &self,
+        (old, new): (&Path, &Path),
+        pair: &Pair,
+        verbose: bool,
+        line: &Line,
+    ) -> Result<PathBuf, Failure> {
         let output = self.scratch.join("pg_upgrade.out");
         let file =
             File::create(&output).map_err(|error| failed_io(&format!("writing {}", output.display()), &error))?;
@@ -192,6 +198,7 @@ impl Servers {
         let mut command = self.new.command("pg_upgrade");
         command
             .args(pg_upgrade::arguments(&places, (self.old.major, self.new.major), &pair.parity.role, pair.jobs))
+            .args(verbose.then_some("--verbose"))
             .stdout(file);
         match Programs::run("pg_upgrade", command, line) {
             Ok(()) => Ok(output),
@@ -205,7 +212,8 @@ impl Servers {
         let Ok(said) = std::fs::read(output) else { return failure };
         let said = String::from_utf8_lossy(&said);
         let told = pg_upgrade::failure(&said);
-        let mut message = failure.message;
+        // On stderr it only repeats what servers warn of.
+        let mut message = if told.is_empty() { failure.message } else { "pg_upgrade failed:".to_owned() };
         for text in &told {
             message.push('\n');
             message.push_str(text);

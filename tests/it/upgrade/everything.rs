@@ -36,7 +36,18 @@ fn moves(from: &str, to: &str, method: &str) {
     for part in ["database \"closed\"", "database \"half dropped\"", "prepared transaction it's \"not\" finished"] {
         assert!(blocking.iter().any(|what| what.contains(part)), "{part}: {blocking:#?}");
     }
-    assert_eq!(blocking.len(), 3, "{blocking:#?}");
+    // Files hold the oids of some things that are made anew; a dump has their names (PostgreSQL manual, pg_upgrade, Notes).
+    let by_files = method == "pg_upgrade";
+    if by_files {
+        let named = |what: &&&str| what.contains("reg* data types") && what.contains("public.values_of_all_types.rp");
+        assert!(blocking.iter().any(|what| named(&what)), "{blocking:#?}");
+        sql(
+            &container,
+            "everything",
+            "set session_replication_role = replica; alter table values_of_all_types drop column rp",
+        );
+    }
+    assert_eq!(blocking.len(), 3 + usize::from(by_files), "{blocking:#?}");
     sql(&container, "unfinished", "rollback prepared 'it''s \"not\" finished'");
     sql(&container, "postgres", "alter database closed allow_connections true");
     sql(&container, "postgres", "drop database \"half dropped\"");

@@ -112,3 +112,39 @@ fn a_full_disk_under_the_new_server_ends_as_before() {
     wait_for_server(&container);
     assert_eq!((seen(&container), things(&cluster), major(&container)), (content, world, "17".to_owned()));
 }
+
+/// A server in another container is not to be seen by its process id, but by the lock of the volume.
+#[test]
+fn pg_upgrade_leaves_a_volume_alone_that_another_container_uses() {
+    let house = House::new("uplock");
+    let (cluster, container) = filled(&house, "15");
+    // The image makes checksums; the new cluster must have none where the old one has none.
+    docker(&["stop", &container]);
+    let volumes = format!("--volumes-from={cluster}-data");
+    let disable = ["pglife/postgres:15", "pg_checksums", "--disable", "--pgdata=/data/15"];
+    docker(&[&["run", "--rm", "--user=postgres", &volumes], &disable[..]].concat());
+    docker(&["start", &container]);
+    wait_for_server(&container);
+    let (content, world) = (seen(&container), things(&cluster));
+
+    let to_17 = ["upgrade", &cluster, "--to", "17", "--method", "pg_upgrade", "--yes"];
+    let mut command = house.command(&to_17);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    wait_for_step(&house, &cluster, "facts");
+    // It waits for the server that nobody knows, and has the lock when that is stopped.
+    let holder = format!("{cluster}-holder");
+    let volume = format!("pglife-{cluster}-data:/data");
+    let flock = ["--entrypoint=flock", "pglife/postgres:15", "/data/run/lock", "sleep", "600"];
+    docker(&[&["run", "-d", "--name", &holder, "-v", &volume], &flock[..]].concat());
+    let ended = ended(child).exits(23);
+    assert!(ended.stderr.contains("locking the old data volume"), "{}", ended.stderr);
+    docker(&["rm", "-f", &holder]);
+    house.pglife(&["upgrade", "resume", &cluster]).exits(22);
+    wait_for_server(&container);
+    assert_eq!((seen(&container), things(&cluster), major(&container)), (content.clone(), world, "15".to_owned()));
+
+    house.pglife(&to_17).ok();
+    wait_for_server(&container);
+    assert_eq!((seen(&container), major(&container)), (content, "17".to_owned()));
+    assert_eq!(sql(&container, "postgres", "show data_checksums"), "off");
+}
