@@ -146,6 +146,16 @@ pub fn files_named<'a>(told: &[&'a str]) -> Vec<&'a str> {
     named.collect()
 }
 
+/// Of a file that `pg_upgrade` names: its errors, with the statements that follow them in a log, else the end of it; so many lines.
+pub fn worth_telling(text: &str, most: usize) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let is_error = |line: &&str| ["error: ", "ERROR: ", "FATAL: "].iter().any(|word| line.contains(word));
+    match lines.iter().position(is_error) {
+        Some(first) => lines[first..].iter().take(most).copied().collect(),
+        None => lines[lines.len().saturating_sub(most)..].to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,5 +270,11 @@ Failure, exiting
         );
         assert_eq!(failure(""), Vec::<&str>::new());
         assert_eq!(failure("died early"), ["died early"]);
+        let log = "command: pg_restore\npg_restore: error: could not execute query: ERROR:  no\nCommand was:\nCREATE 1\nCREATE 2\n";
+        assert_eq!(
+            worth_telling(log, 3),
+            ["pg_restore: error: could not execute query: ERROR:  no", "Command was:", "CREATE 1"]
+        );
+        assert_eq!(worth_telling("a\n\nb\nc\n", 2), ["b", "c"]);
     }
 }

@@ -156,38 +156,29 @@ fn killed(house: &House, arguments: &[&str], point: &str) {
 
 #[test]
 fn killed_before_the_commit_it_ends_as_before() {
-    let house = House::new("upkill");
-    let (cluster, container) = filled(&house, "17");
-    let (content, world) = (seen(&container), things(&cluster));
-    for (method, steps) in BEFORE_THE_COMMIT {
-        ends_as_before(&house, (&cluster, &container), method, steps, (&content, &world));
-    }
+    let steps = ["stop", "source", "facts", "backup", "target", "restore", "settle", "compare", "proof"];
+    ends_as_before("dump", ("17", "18"), &steps, "restore");
 }
 
-/// The journalled steps of each method up to its commit.
-const BEFORE_THE_COMMIT: [(&str, &[&str]); 2] = [
-    ("dump", &["stop", "source", "facts", "backup", "target", "restore", "settle", "compare", "proof"]),
-    (
-        "pg_upgrade",
-        &["programs", "stop", "source", "facts", "volume", "transfer", "target", "settle", "compare", "proof"],
-    ),
-];
+#[test]
+fn killed_before_the_commit_of_pg_upgrade_it_ends_as_before() {
+    let steps = ["programs", "stop", "source", "facts", "volume", "transfer", "target", "settle", "compare", "proof"];
+    ends_as_before("pg_upgrade", ("15", "17"), &steps, "target");
+}
 
-fn ends_as_before(
-    house: &House,
-    (cluster, container): (&str, &str),
-    method: &str,
-    steps: &[&str],
-    (content, world): (&String, &Vec<String>),
-) {
-    let begin = ["upgrade", cluster, "--to", "18", "--method", method, "--yes"];
+/// Kills it after each of its journalled steps; after one of them on its way back, too.
+fn ends_as_before(method: &str, (from, to): (&str, &str), steps: &[&str], back_after: &str) {
+    let house = House::new(&format!("upkill{}", &method[..1]));
+    let (cluster, container) = filled(&house, from);
+    let (content, world) = (&seen(&container), &things(&cluster));
+    let (house, cluster, container) = (&house, cluster.as_str(), container.as_str());
+    let begin = ["upgrade", cluster, "--to", to, "--method", method, "--yes"];
     for step in steps {
         killed(house, &begin, &format!("after:{step}"));
         assert_eq!(phase(house, cluster), "open", "{step}");
         house.pglife(&["backup", cluster]).exits(11).says(&["upgrade resume"]);
         house.pglife(&begin).exits(11).says(&["upgrade resume"]);
-        // Killed on its way back, too.
-        if ["restore", "transfer"].contains(step) {
+        if *step == back_after {
             for point in ["after:remove-trials", "after:start-old", "before:remove-new-volume", "before:as-before"] {
                 killed(house, &["upgrade", "resume", cluster], point);
             }
@@ -207,26 +198,36 @@ fn ends_as_before(
 
 #[test]
 fn killed_after_the_commit_it_ends_upgraded_and_goes_back_when_asked() {
-    let house = House::new("upkill2");
-    let (cluster, container) = filled(&house, "17");
+    let points = [
+        "committed",
+        "set-database-aside",
+        "set-data-aside",
+        "make-data",
+        "make-database",
+        "start-new",
+        "write-policy",
+    ];
+    ends_upgraded("dump", "17", "18", &points);
+}
+
+/// What comes after the commit is the same for both methods.
+#[test]
+fn killed_after_the_commit_of_pg_upgrade_it_ends_upgraded_and_goes_back_when_asked() {
+    ends_upgraded("pg_upgrade", "15", "17", &["committed", "start-new"]);
+}
+
+fn ends_upgraded(method: &str, from: &str, to: &str, points: &[&str]) {
+    let house = House::new(&format!("upkill2{}", &method[..1]));
+    let (cluster, container) = filled(&house, from);
     let (content, world) = (seen(&container), things(&cluster));
     let mut first = true;
-    for point in [
-        "after:committed",
-        "after:set-database-aside",
-        "after:set-data-aside",
-        "after:make-data",
-        "after:make-database",
-        "after:start-new",
-        "after:write-policy",
-    ] {
-        // What comes after the commit is the same for both.
-        let method = if first { "pg_upgrade" } else { "dump" };
-        killed(&house, &["upgrade", &cluster, "--to", "18", "--method", method, "--yes"], point);
+    for point in points {
+        let begin = ["upgrade", &cluster, "--to", to, "--method", method, "--yes"];
+        killed(&house, &begin, &format!("after:{point}"));
         assert_eq!(phase(&house, &cluster), "committed", "{point}");
         house.pglife(&["upgrade", "resume", &cluster]).ok();
         wait_for_server(&container);
-        assert_eq!((major(&container), seen(&container)), ("18".to_owned(), content.clone()), "{point}");
+        assert_eq!((major(&container), seen(&container)), (to.to_owned(), content.clone()), "{point}");
         assert_eq!(phase(&house, &cluster), "upgraded", "{point}");
         let running = things(&cluster).iter().filter(|thing| thing.ends_with(" running")).count();
         assert_eq!(running, 1, "{point}");
@@ -241,8 +242,8 @@ fn killed_after_the_commit_it_ends_upgraded_and_goes_back_when_asked() {
             house.pglife(&back).ok();
         }
         wait_for_server(&container);
-        assert_eq!((major(&container), seen(&container)), ("17".to_owned(), content.clone()), "{point}");
+        assert_eq!((major(&container), seen(&container)), (from.to_owned(), content.clone()), "{point}");
         assert_eq!(things(&cluster), world, "{point}");
     }
-    assert_eq!(try_docker(&["volume", "inspect", &format!("pglife-{cluster}-data-pg18")]).exit, 1);
+    assert_eq!(try_docker(&["volume", "inspect", &format!("pglife-{cluster}-data-pg{to}")]).exit, 1);
 }

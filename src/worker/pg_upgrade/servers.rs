@@ -222,8 +222,7 @@ impl Servers {
             // Older ones name it relative to where they run.
             let Ok(bytes) = std::fs::read(self.scratch.join(name)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
-            let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-            for text in &lines[lines.len().saturating_sub(TOLD_OF_FILE)..] {
+            for text in pg_upgrade::worth_telling(&text, TOLD_OF_FILE) {
                 message.push_str("\n    ");
                 message.push_str(text);
             }

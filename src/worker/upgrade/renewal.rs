@@ -37,15 +37,16 @@ const EXTENSIONS: &str = "select name::text from pg_catalog.pg_available_extensi
 pub(super) async fn renew(login: &Login, database: &DatabaseName, wanted: Renewal, line: &Line) -> Result<(), Failure> {
     let client = postgres::connect(login, database).await?;
     // Nobody's triggers act on what the upgrade does.
-    execute(&client, "set session_replication_role = replica", "silence for event triggers").await?;
+    let silence = if wanted.major.is_at_least(17) {
+        "set session_replication_role = replica; set event_triggers = off"
+    } else {
+        // Those that fire always, or for a replica, do so still, and may refuse what follows.
+        "set session_replication_role = replica"
+    };
+    execute(&client, silence, "silence for event triggers").await?;
     for name in list(&client, EXTENSIONS, "extensions").await? {
         let statement = format!("alter extension {} update", quote_identifier(&name));
-        if let Err(failure) = execute(&client, &statement, "an update").await {
-            line.warn(format!(
-                "extension {name} in database \"{database}\" keeps its version ({}); when that is mended: {statement}",
-                failure.message
-            ));
-        }
+        attempt(&client, database, &statement, line).await;
     }
     if !wanted.reindex {
         return Ok(());
@@ -61,13 +62,20 @@ pub(super) async fn renew(login: &Login, database: &DatabaseName, wanted: Renewa
     line.tell(&Event::Reindexed { indexes: indexes.len() as u64 });
     // Only now: a version says that everything is in its order.
     for collation in list(&client, COLLATIONS, "collations").await? {
-        execute(&client, &format!("alter collation {collation} refresh version"), "the version of a collation").await?;
+        attempt(&client, database, &format!("alter collation {collation} refresh version"), line).await;
     }
     if wanted.major.is_at_least(15) {
         let statement = format!("alter database {} refresh collation version", quote_identifier(database.as_str()));
-        execute(&client, &statement, "the version of the database's collation").await?;
+        attempt(&client, database, &statement, line).await;
     }
     Ok(())
+}
+
+/// Does what can be done later, too: an operator is told where it was refused.
+async fn attempt(client: &Client, database: &DatabaseName, statement: &str, line: &Line) {
+    if let Err(failure) = execute(client, statement, "what is to be renewed").await {
+        line.warn(format!("in database \"{database}\" is left to do: {statement}; {}", failure.message));
+    }
 }
 
 async fn list(client: &Client, text: &str, what: &'static str) -> Result<Vec<String>, Failure> {

@@ -21,7 +21,7 @@ fn texts(house: &House, container: &str, major: &str, when: &str) -> Vec<PathBuf
 }
 
 fn moves(from: &str, to: &str, method: &str) {
-    let house = House::new(&format!("allup{from}{}", &method[..1]));
+    let house = House::new(&format!("allup{from}{to}{}", &method[..1]));
     let cluster = filled(&house, from);
     let container = format!("{cluster}-db");
 
@@ -44,7 +44,7 @@ fn moves(from: &str, to: &str, method: &str) {
         sql(
             &container,
             "everything",
-            "set session_replication_role = replica; alter table values_of_all_types drop column rp",
+            "set pglife.refuse = off; alter table values_of_all_types drop column rp",
         );
     }
     assert_eq!(blocking.len(), 3 + usize::from(by_files), "{blocking:#?}");
@@ -78,6 +78,6 @@ fn everything_moves_from_13_to_18_by_pg_upgrade() {
 }
 
 #[test]
-fn everything_moves_from_17_to_18_by_pg_upgrade() {
-    moves("17", "18", "pg_upgrade");
+fn everything_moves_from_15_to_17_by_pg_upgrade() {
+    moves("15", "17", "pg_upgrade");
 }

@@ -11,8 +11,8 @@ use crate::house::{Ended, House, docker, sql, try_docker, wait_for, wait_for_ser
 /// Enough rows for every step to last a while.
 const MANY: &str = "create table many as select i, md5(i::text) m from generate_series(1, 1200000) i";
 
-fn begin(house: &House, cluster: &str, method: &str) -> Child {
-    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--method", method, "--yes"]);
+fn begin(house: &House, cluster: &str, to: &str, method: &str) -> Child {
+    let mut command = house.command(&["upgrade", cluster, "--to", to, "--method", method, "--yes"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
 
@@ -52,9 +52,8 @@ fn a_worker_or_a_server_that_is_killed_in_the_middle_ends_as_before() {
         ("backup", Some(&source)),
         ("restore", Some(&target)),
         ("compare", Some(&target)),
-        ("transfer", None),
     ] {
-        let child = begin(&house, &cluster, if step == "transfer" { "pg_upgrade" } else { "dump" });
+        let child = begin(&house, &cluster, "18", "dump");
         wait_for_step(&house, &cluster, step);
         let mut victim = server.cloned();
         wait_for("a worker", || {
@@ -72,25 +71,31 @@ fn a_worker_or_a_server_that_is_killed_in_the_middle_ends_as_before() {
     }
 }
 
-/// `pg_upgrade` and the servers that it starts run in the worker, and die with it; nothing of them is left on the old data.
+/// `pg_upgrade` and the servers that it starts run in the worker, and die with it; the old server recovers by itself.
 #[test]
-fn pglife_killed_in_the_middle_of_pg_upgrade_ends_as_before() {
+fn what_is_killed_in_the_middle_of_pg_upgrade_ends_as_before() {
     let house = House::new("upshot2");
-    let (cluster, container) = filled(&house, "17");
+    let (cluster, container) = filled(&house, "15");
     sql(&container, "postgres", MANY);
     let (content, world) = (seen(&container), things(&cluster));
-    for pause in [Duration::from_millis(500), Duration::from_millis(2500)] {
-        let mut child = begin(&house, &cluster, "pg_upgrade");
+    for (pause, pglife_too) in [(400, false), (2000, false), (400, true), (2000, true)] {
+        let mut child = begin(&house, &cluster, "17", "pg_upgrade");
         wait_for_step(&house, &cluster, "transfer");
         wait_for("a worker", || worker(&cluster).is_some());
-        std::thread::sleep(pause);
-        child.kill().expect("it is killed");
-        child.wait().expect("it ends");
-        assert_eq!(phase(&house, &cluster), "open");
-        house.pglife(&["upgrade", "resume", &cluster]).exits(22);
+        std::thread::sleep(Duration::from_millis(pause));
+        if pglife_too {
+            child.kill().expect("it is killed");
+            child.wait().expect("it ends");
+            assert_eq!(phase(&house, &cluster), "open");
+            house.pglife(&["upgrade", "resume", &cluster]).exits(22);
+        } else {
+            try_docker(&["kill", &worker(&cluster).expect("a worker")]).ok();
+            let ended = ended(child).exits(22);
+            assert!(ended.stderr.contains("serves as before"), "{pause}: {}", ended.stderr);
+        }
         wait_for_server(&container);
-        assert_eq!((seen(&container), things(&cluster)), (content.clone(), world.clone()), "{pause:?}");
-        assert_eq!((major(&container), phase(&house, &cluster)), ("17".to_owned(), "as-before".to_owned()));
+        assert_eq!((seen(&container), things(&cluster)), (content.clone(), world.clone()), "{pause} {pglife_too}");
+        assert_eq!((major(&container), phase(&house, &cluster)), ("15".to_owned(), "as-before".to_owned()));
     }
 }
 
@@ -100,7 +105,7 @@ fn a_full_disk_under_the_new_server_ends_as_before() {
     let (cluster, container) = filled(&house, "17");
     sql(&container, "postgres", MANY);
     let (content, world) = (seen(&container), things(&cluster));
-    let child = begin(&house, &cluster, "dump");
+    let child = begin(&house, &cluster, "18", "dump");
     wait_for_step(&house, &cluster, "backup");
     // The volume that the upgrade is about to make, but small.
     let volume = format!("pglife-{cluster}-data-pg18");
