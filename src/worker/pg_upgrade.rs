@@ -144,8 +144,10 @@ fn link_tablespaces(job: &TransferJob, servers: &Servers) -> Result<Vec<PathBuf>
 fn compare_files(output: &Path, line: &Line) -> Result<Identical, Failure> {
     let said = File::open(output).map_err(|error| failed_io("what pg_upgrade said", &error))?;
     let mut identical = Identical::default();
-    for text in BufReader::new(said).lines() {
+    // Names of databases come in the encoding of each; those of files are numbers.
+    for text in BufReader::new(said).split(b'\n') {
         let text = text.map_err(|error| failed_io("what pg_upgrade said", &error))?;
+        let text = String::from_utf8_lossy(&text);
         let Some((from, to)) = pg_upgrade::copied(&text) else { continue };
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));

@@ -42,6 +42,10 @@ fn moves(from: &str, to: &str, method: &str) {
         let named = ["reg* data types", "public.values_of_all_types.rp"];
         assert!(blocking.iter().any(|what| named.iter().all(|part| what.contains(part))), "{blocking:#?}");
         sql(&container, "everything", "set pglife.refuse = off; alter table values_of_all_types drop column rp");
+        // Before 17 it stops at the first thing that it does not take.
+        if from == "13" {
+            sql(&container, "everything", "set pglife.refuse = off; drop conversion shop.latin");
+        }
     }
     assert_eq!(blocking.len(), 3 + usize::from(by_files), "{blocking:#?}");
     sql(&container, "unfinished", "rollback prepared 'it''s \"not\" finished'");
