@@ -111,11 +111,11 @@ pub(super) fn transfer(job: &TransferJob, line: &Line) -> Result<Vec<String>, Fa
     servers.new.initialise(new_data, pair, line)?;
     let links = link_tablespaces(job, &servers)?;
     let output = servers.upgrade((Path::new(&pair.old_data), new_data), pair, true, line)?;
+    let identical = compare_files(&output, line)?;
     // The links lead to the old volume, which the new server does not have.
     for link in links {
         std::fs::remove_file(&link).map_err(|error| failed_io(&format!("removing {}", link.display()), &error))?;
     }
-    let identical = compare_files(&output, line)?;
     line.tell(&Event::Transferred(identical));
     Ok(servers.versions())
 }
