@@ -1,6 +1,6 @@
 //! What `initdb` and `pg_upgrade` are told, and what they say. Pure.
 //!
-//! The new cluster must be made like the old one (PostgreSQL manual, pg_upgrade, step "Initialize the new PostgreSQL cluster"): same
+//! The new cluster must be made like the old one (PostgreSQL manual, `pg_upgrade`, step "Initialize the new cluster"): same
 //! role, encoding, locale, locale provider, page checksums and size of WAL segments.
 
 use std::path::Path;
@@ -123,11 +123,12 @@ pub fn failure(said: &str) -> Vec<&str> {
     told[told.len().saturating_sub(TOLD)..].to_vec()
 }
 
+/// How lines begin that only `--verbose` adds, and those that say nothing.
+const BEGINNINGS: [&str; 6] = ["copying ", "executing: ", "relname: ", "Database: ", "Failure, exiting", "Performing "];
+
 /// True for what only `--verbose` says, and for what went well.
 fn is_chatter(line: &str) -> bool {
     let line = line.trim();
-    const BEGINNINGS: [&str; 6] =
-        ["copying ", "executing: ", "relname: ", "Database: ", "Failure, exiting", "Performing "];
     line.starts_with('"') && line.contains("/bin/")
         || line == "ok"
         || line.ends_with(" ok")
@@ -139,8 +140,10 @@ pub fn files_named<'a>(told: &[&'a str]) -> Vec<&'a str> {
     let named = told.iter().filter_map(|line| {
         let line = line.trim();
         match line.split('"').nth(1) {
-            Some(quoted) => Some(quoted).filter(|name| name.ends_with(".log")),
-            None => Some(line).filter(|line| line.starts_with('/') && line.ends_with(".txt")),
+            Some(quoted) => Some(quoted).filter(|name| Path::new(name).extension() == Some("log".as_ref())),
+            None => {
+                Some(line).filter(|line| line.starts_with('/') && Path::new(line).extension() == Some("txt".as_ref()))
+            }
         }
     });
     named.collect()

@@ -119,6 +119,7 @@ fn what_the_new_image_lacks_is_named_with_those_who_need_it() {
         libraries: set(&["auto_explain", "plugins/mine"]),
         extensions: set(&["plpgsql", "hstore"]),
         locales: set(&["de_DE.utf8"]),
+        ..Installation::default()
     };
     let database = |name: &str| DatabaseName::new(name).expect("a name");
     let mut server = survey();
