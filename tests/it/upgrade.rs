@@ -113,7 +113,6 @@ fn from_13_to_18_by_pg_upgrade() {
     assert!(report["identical"]["files"].as_u64().expect("a number") > 5, "{report}");
     assert!(report["reindexed"].as_u64().expect("a number") > 0, "{report}");
     assert_eq!(report["backup"], Value::Null);
-    println!("{report:#}");
 }
 
 #[test]
