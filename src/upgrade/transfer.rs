@@ -131,10 +131,14 @@ async fn settle(
         let name = file.rsplit('/').next().unwrap_or_default();
         (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
     });
+    let mut statements = carried::system_settings(survey);
+    if plan.method == UpgradeMethod::PgUpgrade {
+        statements.extend(carried::settings_of_every_role(survey));
+    }
     let job = SettleJob {
         login,
         files: files.collect(),
-        statements: carried::system_settings(survey),
+        statements,
         analyse: databases.to_vec(),
         renew: (plan.method == UpgradeMethod::PgUpgrade)
             .then_some(Renewal { major: plan.to, reindex: !plan.sorting.is_empty() }),
