@@ -20,15 +20,13 @@ fn texts(house: &House, container: &str, major: &str, when: &str) -> Vec<PathBuf
     LOOKS.iter().enumerate().map(look).collect()
 }
 
-fn moves(from: &str, to: &str, method: &str) {
-    let house = House::new(&format!("allup{from}{to}{}", &method[..1]));
+fn moves(from: &str, to: &str) {
+    let house = House::new(&format!("allup{from}"));
     let cluster = filled(&house, from);
     let container = format!("{cluster}-db");
 
     // What no dump can hold is named, and nothing else stands in the way.
-    let planned = house
-        .pglife(&["upgrade", &cluster, "--to", to, "--method", method, "--plan", "--exit-code", "-o", "json"])
-        .exits(4);
+    let planned = house.pglife(&["upgrade", &cluster, "--to", to, "--plan", "--exit-code", "-o", "json"]).exits(4);
     let answer: Value = serde_json::from_str(&planned.stdout).expect("JSON");
     let findings = answer["items"][0]["findings"].as_array().expect("a list").iter();
     let blocking: Vec<&str> =
@@ -36,24 +34,13 @@ fn moves(from: &str, to: &str, method: &str) {
     for part in ["database \"closed\"", "database \"half dropped\"", "prepared transaction it's \"not\" finished"] {
         assert!(blocking.iter().any(|what| what.contains(part)), "{part}: {blocking:#?}");
     }
-    // Files hold the oids of some things that are made anew; a dump has their names (PostgreSQL manual, pg_upgrade, Notes).
-    let by_files = method == "pg_upgrade";
-    if by_files {
-        let named = ["reg* data types", "public.values_of_all_types.rp"];
-        assert!(blocking.iter().any(|what| named.iter().all(|part| what.contains(part))), "{blocking:#?}");
-        sql(&container, "everything", "set pglife.refuse = off; alter table values_of_all_types drop column rp");
-        // Before 17 it stops at the first thing that it does not take.
-        if from == "13" {
-            sql(&container, "everything", "set pglife.refuse = off; drop conversion shop.latin");
-        }
-    }
-    assert_eq!(blocking.len(), 3 + usize::from(by_files), "{blocking:#?}");
+    assert_eq!(blocking.len(), 3, "{blocking:#?}");
     sql(&container, "unfinished", "rollback prepared 'it''s \"not\" finished'");
     sql(&container, "postgres", "alter database closed allow_connections true");
     sql(&container, "postgres", "drop database \"half dropped\"");
 
     let before = texts(&house, &container, to, "before");
-    let done = house.items(&["upgrade", &cluster, "--to", to, "--method", method, "--yes"]).remove(0);
+    let done = house.items(&["upgrade", &cluster, "--to", to, "--yes"]).remove(0);
     assert_eq!(done["phase"], "upgraded");
     wait_for_server(&container);
     let after = texts(&house, &container, to, "after");
@@ -64,20 +51,10 @@ fn moves(from: &str, to: &str, method: &str) {
 
 #[test]
 fn everything_moves_from_13_to_18() {
-    moves("13", "18", "dump");
+    moves("13", "18");
 }
 
 #[test]
 fn everything_moves_from_15_to_17() {
-    moves("15", "17", "dump");
-}
-
-#[test]
-fn everything_moves_from_13_to_18_by_pg_upgrade() {
-    moves("13", "18", "pg_upgrade");
-}
-
-#[test]
-fn everything_moves_from_15_to_17_by_pg_upgrade() {
-    moves("15", "17", "pg_upgrade");
+    moves("15", "17");
 }
