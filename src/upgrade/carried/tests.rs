@@ -50,7 +50,7 @@ fn settings_of_every_role_are_carried_and_no_others() {
         ..Survey::default()
     };
     let expected =
-        ["ALTER ROLE ALL SET \"work_mem\" TO '4MB';", "ALTER ROLE ALL SET \"search_path\" TO \"$user\", public;"];
+        ["ALTER ROLE ALL SET \"work_mem\" TO E'4MB';", "ALTER ROLE ALL SET \"search_path\" TO \"$user\", public;"];
     let found = settings_of_every_role(&survey).into_iter().map(|one| one.replace('"', "")).collect::<Vec<_>>();
     assert_eq!(found, expected.map(|one| one.replace('"', "")));
 }
