@@ -233,6 +233,7 @@ async fn inspect(
         image_id: container.image_id.clone(),
         mounts,
         network: WorkerNetwork::Of(container.id.clone()),
+        serves: false,
     };
     let session = start_worker(engine, &plan).await.map_err(failed(what))?;
     ask_server(session, login, SERVER_PATIENCE_SECONDS, &control.cancel).await.map_err(|error| {

@@ -10,6 +10,7 @@ pub mod hot_backup;
 pub mod inspect;
 pub mod installation;
 pub(crate) mod page;
+pub mod pg_upgrade;
 pub mod survey;
 pub mod tools;
 

@@ -406,6 +406,7 @@ pub async fn await_server(
         image_id: image.id.clone(),
         mounts: mounts.iter().cloned().chain(way_in).collect(),
         network: WorkerNetwork::Of(container.id.clone()),
+        serves: false,
     };
     let died = || async {
         // What the server said is the reason; that nobody could log in is only how we noticed.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! survey ─▶ findings, plan ─▶ journal: open
-//!   ─▶ old server stopped ─▶ the same server in a container nobody knows: facts, last backup
-//!   ─▶ new volume, new server in a container nobody knows: restore, settings, facts, compare ─▶ start with everything
+//!   ─▶ old server stopped ─▶ the same server in a container nobody knows: facts
+//!   ─▶ new volume; the data go there by the method: through a backup, or as files by pg_upgrade
+//!   ─▶ new server in a container nobody knows: settings, facts, compare ─▶ start with everything
 //!   ─▶ journal: committed ─▶ old containers put aside ─▶ new ones in their place ─▶ policy ─▶ journal: upgraded
 //! ```
 //!
@@ -17,9 +18,11 @@ mod finalize;
 mod gate;
 pub mod journal;
 mod look;
+mod old_programs;
 pub mod plan;
 pub mod preflight;
 mod record;
+mod rehearsal;
 mod rollback;
 mod transfer;
 mod writes;
@@ -109,7 +112,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         }
         .safe("the new server's data are complete and compared; the old server's are untouched and kept")
     })?;
-    let mut warnings = Vec::new();
+    let mut warnings = scene.report.left_to_do.clone();
     scene.say("first backup of the new server");
     let policy = scene.new_policy();
     match backup::take_in_run(control, scene.run, &policy, scene.engine, scene.progress).await {

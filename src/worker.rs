@@ -25,6 +25,7 @@ pub mod copy;
 mod destinations;
 pub mod dump;
 mod join;
+pub mod pg_upgrade;
 pub mod process;
 pub mod restore;
 pub mod session;
@@ -114,6 +115,17 @@ pub enum Request {
     TakeFacts(TakeFactsJob),
     /// Carry into a new server what no dump holds.
     Settle(SettleJob),
+    /// Copy the server's programs and what they need out of its image.
+    CopyInstallation {
+        /// The major.
+        major: PgMajor,
+        /// The folder they go to.
+        to: String,
+    },
+    /// Upgrade an empty copy of a running server.
+    RehearsePgUpgrade(Box<pg_upgrade::RehearseJob>),
+    /// Move the data of a server that is shut down into a new data directory.
+    PgUpgrade(Box<pg_upgrade::TransferJob>),
 }
 
 /// Newer credentials for the request under way. It has no verdict.
@@ -149,7 +161,10 @@ impl Request {
             | Self::ReadControlFile { .. }
             | Self::CountTransactions { .. }
             | Self::TakeFacts(_)
-            | Self::Settle(_) => vec![],
+            | Self::Settle(_)
+            | Self::CopyInstallation { .. }
+            | Self::RehearsePgUpgrade(_)
+            | Self::PgUpgrade(_) => vec![],
         };
         let of_bucket = |place: &FolderLocation| match &place.location {
             Location::S3(bucket) => Some(bucket.credentials.clone()),
@@ -183,6 +198,17 @@ pub struct SettleJob {
     pub statements: Vec<String>,
     /// Databases that get statistics.
     pub analyse: Vec<DatabaseName>,
+    /// What a restore would have made anew, where the data came as files.
+    pub renew: Option<Renewal>,
+}
+
+/// What is made anew where the data came as files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The server's major.
+    pub major: PgMajor,
+    /// Whether libraries that sort text changed, so that indexes may be in another order.
+    pub reindex: bool,
 }
 
 /// Everything a dump needs; no choice is left to the worker.
@@ -590,6 +616,22 @@ pub enum Event {
     },
     /// The answer to [`Request::TakeFacts`].
     FactsTaken(Box<crate::facts::Facts>),
+    /// The answer to [`Request::CopyInstallation`].
+    InstallationCopied(pg_upgrade::OldPrograms),
+    /// The answer to [`Request::RehearsePgUpgrade`].
+    Rehearsed {
+        /// How long `pg_upgrade` took.
+        seconds: f64,
+        /// What it has against the schema.
+        obstacle: Option<String>,
+    },
+    /// The answer to [`Request::PgUpgrade`].
+    Transferred(pg_upgrade::Identical),
+    /// Indexes were built anew, in the order of other libraries.
+    Reindexed {
+        /// How many.
+        indexes: u64,
+    },
     /// Something was checked.
     Checked(Check),
     /// How much there was to compare.

@@ -514,6 +514,7 @@ async fn stop(
         image_id: container.image_id.clone(),
         mounts,
         network: WorkerNetwork::Named(network),
+        serves: false,
     };
     let session = start_worker(engine, &plan).await.map_err(failed(what))?;
     let stopped = async {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Context, Failure, human, output};
 use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
+use crate::policy::UpgradeMethod;
 use crate::upgrade::journal::Phase;
 use crate::upgrade::plan::UpgradePlan;
 use crate::upgrade::preflight::{Finding, Severity};
@@ -28,6 +29,9 @@ pub(super) struct Args {
     /// The image to move to, instead of pglife/postgres:MAJOR
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// How the data go over, instead of what the policy says: `dump`, through a backup, or `pg_upgrade`, as files
+    #[arg(long, value_name = "METHOD")]
+    method: Option<UpgradeMethod>,
     /// The file with the key of encrypted backups, instead of the configured one
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
@@ -124,6 +128,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             let request = UpgradeRequest {
                 to,
                 image: args.image,
+                method: args.method,
                 identity: args.identity,
                 rehearse: args.rehearse,
                 outside_window: args.outside_window,
@@ -172,20 +177,19 @@ fn steps(prepared: &Prepared) -> Vec<String> {
     let plan = &prepared.plan;
     let (container, data) = (&plan.container, &plan.data_container);
     let mut steps = prepared.before.clone();
+    if plan.method == UpgradeMethod::PgUpgrade {
+        steps.push(format!("copy the programs of PostgreSQL {} out of {}", plan.from, plan.old_image.name));
+    }
+    let downtime = plan.expected_downtime.map(|seconds| format!(", for about {seconds} s")).unwrap_or_default();
     steps.extend([
-        format!("stop container {container}; from here on nobody is served"),
+        format!("stop container {container}; from here on nobody is served{downtime}"),
         format!(
             "start the same server in {}, which nobody knows; count and hash every row",
             plan.trial(upgrade::plan::Trial::Source)
         ),
-        format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
-        format!(
-            "make volume {}; start PostgreSQL {} on it in {}",
-            plan.new_volume,
-            plan.to,
-            plan.trial(upgrade::plan::Trial::Target)
-        ),
-        "restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; ANALYZE".to_owned(),
+    ]);
+    steps.extend(transfer_steps(plan));
+    steps.extend([
         "count and hash every row of the new server; compare with the old one".to_owned(),
         format!("start it once with every setting, in {}", plan.trial(upgrade::plan::Trial::Proof)),
         "commit: until here a failure goes back, from here on forward".to_owned(),
@@ -197,6 +201,37 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         "write the new major into the policy; take the first backup".to_owned(),
     ]);
     steps
+}
+
+/// How the data go over.
+fn transfer_steps(plan: &UpgradePlan) -> Vec<String> {
+    let (volume, needed) = (&plan.new_volume, human::bytes(plan.needed_bytes));
+    let target = plan.trial(upgrade::plan::Trial::Target);
+    match plan.method {
+        UpgradeMethod::Dump => vec![
+            format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
+            format!("make volume {volume} ({needed}); start PostgreSQL {} on it in {target}", plan.to),
+            "restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; ANALYZE".to_owned(),
+        ],
+        UpgradeMethod::PgUpgrade => {
+            let sorting = if plan.sorting.is_empty() {
+                String::new()
+            } else {
+                format!("; build indexes over text anew, because it may sort otherwise ({})", plan.sorting.join("; "))
+            };
+            vec![
+                format!(
+                    "make volume {volume} ({needed}), an empty cluster like the old one in it; pg_upgrade copies all {} databases ({}) \
+                     from volume {}, every file is compared",
+                    plan.databases.len(),
+                    human::bytes(plan.bytes),
+                    plan.old_volume
+                ),
+                format!("start PostgreSQL {} on it in {target}", plan.to),
+                format!("carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; update extensions{sorting}; ANALYZE"),
+            ]
+        }
+    }
 }
 
 fn show_plan(prepared: &Prepared, blocked: bool, context: &Context) -> Result<(), Failure> {
@@ -221,7 +256,12 @@ fn show_plan(prepared: &Prepared, blocked: bool, context: &Context) -> Result<()
     context.output.note(&if blocked {
         "nothing was done; what blocks must be mended first".to_owned()
     } else {
-        format!("nothing was done; to do it: pglife upgrade {} --to {} --yes", plan.cluster, plan.to)
+        format!(
+            "nothing was done; to do it: pglife upgrade {} --to {} --method {} --yes",
+            plan.cluster,
+            plan.to,
+            plan.method.as_str()
+        )
     });
     Ok(())
 }
@@ -234,7 +274,7 @@ fn show(upgrades: &[(&Recorded, &[String])], context: &Context) -> Result<(), Fa
             upgrade: &recorded.id,
             from: recorded.plan.from,
             to: recorded.plan.to,
-            method: &recorded.plan.method,
+            method: recorded.plan.method.as_str(),
             phase: recorded.phase.as_str(),
             step: &recorded.step,
             started_at: recorded.started_at,

@@ -45,6 +45,8 @@ pub struct WorkerPlan {
     pub mounts: Vec<WorkerMount>,
     /// Its network.
     pub network: WorkerNetwork,
+    /// It runs servers of its own while clients wait: it may become the user they run as, and has a full share of the cores.
+    pub serves: bool,
 }
 
 /// Something a worker sees.
@@ -145,7 +147,8 @@ fn body(plan: &WorkerPlan, binary_volume: &VolumeName) -> ContainerCreateBody {
     // As root without DAC_OVERRIDE it could not read what belongs to postgres, nor write where the repository's owner can.
     // Without FSETID it could not give back the set-group-id bit of a folder.
     let needed = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
-    host_config.cap_add = Some(needed.map(str::to_owned).to_vec());
+    let more: &[&str] = if plan.serves { &["SETUID", "SETGID", "KILL"] } else { &[] };
+    host_config.cap_add = Some(needed.iter().chain(more).map(|&name| name.to_owned()).collect());
     host_config.tmpfs = Some(HashMap::from([("/tmp".to_owned(), "size=16m,mode=1777".to_owned())]));
     host_config.network_mode = Some(match &plan.network {
         WorkerNetwork::Of(container) => format!("container:{container}"),
@@ -157,7 +160,7 @@ fn body(plan: &WorkerPlan, binary_volume: &VolumeName) -> ContainerCreateBody {
     host_config.mounts = Some(plan.mounts.iter().chain([&binary]).map(engine_mount).collect());
     // The server comes first: clients wait for it, and a dump that keeps it from running only delays itself. Where cores are
     // idle this costs nothing.
-    host_config.cpu_shares = Some(CPU_SHARES);
+    host_config.cpu_shares = (!plan.serves).then_some(CPU_SHARES);
     let expires = Timestamp::now() + LIFETIME;
     ContainerCreateBody {
         image: Some(plan.image_id.clone()),

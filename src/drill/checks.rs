@@ -30,6 +30,7 @@ pub(super) async fn check(
         image_id: prepared.image.id.clone(),
         mounts: source.mounts().into_iter().chain(way_in).collect(),
         network: WorkerNetwork::Of(container.id.clone()),
+        serves: false,
     };
     let (databases, is_volume) = match &prepared.plan {
         Plan::Dump(plan) => (plan.databases.iter().map(|database| database.database.clone()).collect(), false),
@@ -70,6 +71,7 @@ pub(super) async fn check_pages(
         image_id: prepared.image.id.clone(),
         mounts: prepared.cluster.volumes().map(mount).collect(),
         network: WorkerNetwork::Nothing,
+        serves: false,
     };
     let Some((_, copy)) = prepared.manifest.volume() else { return Ok(()) };
     let server = &prepared.manifest.server;

@@ -83,6 +83,7 @@ pub(super) async fn fetch(
         image_id: prepared.image.id.clone(),
         mounts: vec![WorkerMount { source: volume.to_string(), destination: SET_FOLDER.to_owned(), writable: true }],
         network: WorkerNetwork::Named(network.unwrap_or_else(|| "bridge".to_owned())),
+        serves: false,
     };
     let inside = |folder: Option<String>| FolderLocation {
         location: Location::Local { folder: SET_FOLDER.into() },

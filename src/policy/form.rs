@@ -49,7 +49,7 @@ pub struct PolicyFile {
 pub struct UpgradeSection {
     /// How the data go over: `dump`, through a backup. Default: `dump`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^dump$"))]
+    #[schemars(regex(pattern = "^(dump|pg_upgrade)$"))]
     pub method: Option<String>,
     /// A backup not older than this must be proven; where none is, one is taken and drilled first. Default: none is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use jiff::civil::Time;
+use serde::{Deserialize, Serialize};
 
 use super::{DURATION_HELP, Duration, Zone};
 use crate::document::{Entry, Table};
@@ -28,11 +29,14 @@ pub struct UpgradePolicy {
 }
 
 /// How the data go over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UpgradeMethod {
     /// Through a backup.
     #[default]
     Dump,
+    /// As files, by `pg_upgrade`.
+    PgUpgrade,
 }
 
 impl UpgradeMethod {
@@ -40,6 +44,7 @@ impl UpgradeMethod {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dump => "dump",
+            Self::PgUpgrade => "pg_upgrade",
         }
     }
 }
@@ -49,7 +54,8 @@ impl FromStr for UpgradeMethod {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "dump" => Ok(Self::Dump),
-            "pg_upgrade" | "logical" => Err(format!("{text:?} is not supported by this version")),
+            "pg_upgrade" => Ok(Self::PgUpgrade),
+            "logical" => Err(format!("{text:?} is not supported by this version")),
             _ => Err(format!("{text:?} is not known")),
         }
     }
@@ -110,7 +116,7 @@ pub(super) fn read(table: &Table<'_>, zone: Zone) -> UpgradePolicy {
         Some(duration)
     };
     UpgradePolicy {
-        method: table.get("method").and_then(|entry| entry.parse("\"dump\"")).unwrap_or_default(),
+        method: table.get("method").and_then(|entry| entry.parse("\"dump\", or \"pg_upgrade\"")).unwrap_or_default(),
         require_proven: duration("require_proven"),
         rehearse: table.get("rehearse").and_then(|entry| entry.flag()).unwrap_or(false),
         window: table.optional("window", read_window).flatten(),

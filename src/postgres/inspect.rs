@@ -87,6 +87,15 @@ pub async fn unsaid(client: &Client, major: PgMajor, bootstrap_role: &RoleName) 
 /// SQL for settings that `pg_dumpall` says nothing of: those of `ALTER ROLE ALL SET` (seen with 13 to 18: it dumps what belongs to
 /// a role, and `pg_dump` what belongs to a database).
 pub async fn settings_of_every_role(client: &Client) -> Result<Vec<String>, PostgresError> {
+    let rows = client
+        .query("select unnest(setconfig) from pg_catalog.pg_db_role_setting where setrole = 0 and setdatabase = 0", &[])
+        .await
+        .map_err(|error| query_error("the settings of every role", &error))?;
+    Ok(rows.iter().filter_map(|row| setting_of_every_role(row.get(0))).collect())
+}
+
+/// The statement that makes a stored `name=value` a setting of every role.
+pub fn setting_of_every_role(setting: &str) -> Option<String> {
     /// What is a list of identifiers is stored as one, quoted where it must be (`GUC_LIST_QUOTE` in `guc_tables.c`).
     const LISTS: [&str; 6] = [
         "local_preload_libraries",
@@ -96,20 +105,12 @@ pub async fn settings_of_every_role(client: &Client) -> Result<Vec<String>, Post
         "temp_tablespaces",
         "unix_socket_directories",
     ];
-    let rows = client
-        .query("select unnest(setconfig) from pg_catalog.pg_db_role_setting where setrole = 0 and setdatabase = 0", &[])
-        .await
-        .map_err(|error| query_error("the settings of every role", &error))?;
-    let statement = |row: &tokio_postgres::Row| {
-        let setting: String = row.get(0);
-        let (name, value) = setting.split_once('=')?;
-        let is_list = LISTS.contains(&name.to_ascii_lowercase().as_str()) && !value.is_empty();
-        let value = if is_list { value.to_owned() } else { quote_literal(value) };
-        // A setting of an extension has a dot between two names.
-        let name = name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".");
-        Some(format!("ALTER ROLE ALL SET {name} TO {value};"))
-    };
-    Ok(rows.iter().filter_map(statement).collect())
+    let (name, value) = setting.split_once('=')?;
+    let is_list = LISTS.contains(&name.to_ascii_lowercase().as_str()) && !value.is_empty();
+    let value = if is_list { value.to_owned() } else { quote_literal(value) };
+    // A setting of an extension has a dot between two names.
+    let name = name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".");
+    Some(format!("ALTER ROLE ALL SET {name} TO {value};"))
 }
 
 fn query_error(what: &'static str, error: &tokio_postgres::Error) -> PostgresError {

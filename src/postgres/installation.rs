@@ -20,6 +20,51 @@ pub struct Installation {
     pub extensions: BTreeSet<String>,
     /// Locales, as [`plain_locale`] has them; empty where the image cannot tell.
     pub locales: BTreeSet<String>,
+    /// Versions of the libraries that sort text.
+    #[serde(default)]
+    pub sorting: Sorting,
+}
+
+/// Versions of the libraries that sort text; indexes are in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sorting {
+    /// Of the C library, `2.31`; None where it cannot be told.
+    pub libc: Option<String>,
+    /// Of ICU, `67`; None where the server has none.
+    pub icu: Option<String>,
+}
+
+impl Sorting {
+    /// What sorts in another way, maybe, in `new`: each library with both versions. One that is unknown counts as another.
+    pub fn changes(&self, new: &Self) -> Vec<String> {
+        let word = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
+        let mut changes = Vec::new();
+        if self.libc.is_none() || self.libc != new.libc {
+            changes.push(format!("the C library, {} to {}", word(&self.libc), word(&new.libc)));
+        }
+        if self.icu != new.icu {
+            changes.push(format!("ICU, {} to {}", word(&self.icu), word(&new.icu)));
+        }
+        changes
+    }
+
+    fn look(server: &Path) -> Self {
+        let said = |arguments: &[&std::ffi::OsStr]| {
+            let output = Command::new("ldd").args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+        };
+        Self::read(&said(&["--version".as_ref()]), &said(&[server.as_os_str()]))
+    }
+
+    /// From what `ldd --version` and `ldd postgres` say.
+    fn read(version: &str, libraries: &str) -> Self {
+        let libc = version.lines().next().and_then(|line| line.split_whitespace().last());
+        let icu = libraries.lines().find_map(|line| {
+            let number = line.trim().strip_prefix("libicui18n.so.")?.split_whitespace().next()?;
+            Some(number.to_owned())
+        });
+        Self { libc: libc.map(str::to_owned), icu }
+    }
 }
 
 impl Installation {
@@ -41,7 +86,13 @@ impl Installation {
         files(&Path::new(&share).join("extension"), "", ".control", &mut extensions);
         let listed = Command::new("locale").arg("-a").env("LC_ALL", "C").stdin(Stdio::null()).output();
         let locales = listed.map(|output| String::from_utf8_lossy(&output.stdout).lines().map(plain_locale).collect());
-        Ok(Self { library_folder, libraries, extensions, locales: locales.unwrap_or_default() })
+        Ok(Self {
+            library_folder,
+            libraries,
+            extensions,
+            locales: locales.unwrap_or_default(),
+            sorting: Sorting::look(&toolbox.path("postgres")),
+        })
     }
 
     /// Whether the server would find the library called `name`.
@@ -97,7 +148,23 @@ mod tests {
             libraries: set(&["auto_explain", "plugins/mine"]),
             extensions: set(&["hstore"]),
             locales: set(&["de_DE.utf8", "C.utf8", "sr_RS.utf8@latin"]),
+            sorting: Sorting::default(),
         }
+    }
+
+    #[test]
+    fn another_library_that_sorts_is_named_with_both_versions() {
+        let sorting = |libc, icu| {
+            let libraries =
+                format!("\tlinux-vdso.so.1 (0x1)\n\tlibicui18n.so.{icu} => /lib/libicui18n.so.{icu} (0x2)\n");
+            Sorting::read(&format!("ldd (Debian GLIBC {libc}-13) {libc}\nCopyright\n"), &libraries)
+        };
+        let (old, new) = (sorting("2.31", "67"), sorting("2.41", "76"));
+        assert_eq!(old, Sorting { libc: Some("2.31".to_owned()), icu: Some("67".to_owned()) });
+        assert_eq!(old.changes(&old), [""; 0]);
+        assert_eq!(old.changes(&new), ["the C library, 2.31 to 2.41", "ICU, 67 to 76"]);
+        assert_eq!(old.changes(&sorting("2.31", "76")), ["ICU, 67 to 76"]);
+        assert_eq!(Sorting::default().changes(&Sorting::default()), ["the C library, unknown to unknown"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::cluster::DatabaseName;
 
+use super::pg_upgrade::TemplateLocale;
 use super::{PostgresError, words};
 
 /// What a server told.
@@ -42,6 +43,8 @@ pub struct Survey {
     pub libraries: BTreeMap<String, String>,
     /// Locales of the operating system, and who needs each.
     pub locales: BTreeMap<String, String>,
+    /// Encoding and locale of `template0`.
+    pub template: TemplateLocale,
     /// What a dump can say, and a later major does not understand.
     pub outdated: Vec<Outdated>,
 }
@@ -155,6 +158,7 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
         access_files: vec![row.get(2), row.get(3)],
         preloaded: preloaded(client).await?,
         locales: database_locales(client).await?,
+        template: template(client).await?,
         ..Survey::default()
     })
 }
@@ -189,6 +193,27 @@ async fn database_locales(client: &Client) -> Result<BTreeMap<String, String>, P
         .await
         .map_err(|error| failed("the locales of databases", &error))?;
     Ok(rows.iter().map(|row| (row.get(0), format!("database \"{}\"", row.get::<_, String>(1)))).collect())
+}
+
+/// Databases have a provider since 15, whose locale has had two names.
+async fn template(client: &Client) -> Result<TemplateLocale, PostgresError> {
+    let text = "select pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text, \
+         coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'), \
+         coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale') \
+         from pg_catalog.pg_database d where datname = 'template0'";
+    let row = client.query_one(text, &[]).await.map_err(|error| failed("the locale of template0", &error))?;
+    let provider = match row.get::<_, &str>(3) {
+        "i" => "icu",
+        "b" => "builtin",
+        _ => "libc",
+    };
+    Ok(TemplateLocale {
+        encoding: row.get(0),
+        collate: row.get(1),
+        ctype: row.get(2),
+        provider: provider.to_owned(),
+        locale: row.get(4),
+    })
 }
 
 fn failed(what: &'static str, error: &tokio_postgres::Error) -> PostgresError {

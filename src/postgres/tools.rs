@@ -59,6 +59,11 @@ impl Toolbox {
         Ok(Self { folder, major, login: login.clone(), passfile })
     }
 
+    /// Where `tool` is.
+    pub fn path(&self, tool: &str) -> PathBuf {
+        self.folder.join(tool)
+    }
+
     /// What `tool --version` prints.
     pub fn version(&self, tool: &str) -> Option<String> {
         version_of(&self.folder.join(tool))
@@ -110,7 +115,7 @@ impl Toolbox {
 /// Settings for every session of a tool. They win over those of a database or role, which may be meant for an application
 /// and would break a dump or a restore: a read-only default, a short time limit, `array_nulls` off (which would turn NULL
 /// elements into the text "NULL").
-fn session_options(major: PgMajor) -> String {
+pub(crate) fn session_options(major: PgMajor) -> String {
     let mut options = String::from(
         "-c lc_messages=C -c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off -c array_nulls=on \
          -c role=none",

@@ -208,8 +208,14 @@ async fn unpack(
         WorkerNetwork::Nothing
     };
     mounts.extend(reached);
-    let worker =
-        WorkerPlan { run: run.id.clone(), cluster: policy.name.clone(), image_id: image.id.clone(), mounts, network };
+    let worker = WorkerPlan {
+        run: run.id.clone(),
+        cluster: policy.name.clone(),
+        image_id: image.id.clone(),
+        mounts,
+        network,
+        serves: false,
+    };
     let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
     let expected = Some(plan.tar_bytes());
     let request = Request::Unpack(Box::new(plan.job(source, keys)));

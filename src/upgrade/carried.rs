@@ -1,6 +1,7 @@
 //! What an upgrade carries that no dump holds: settings of `ALTER SYSTEM`, and the major in the policy. Pure.
 
 use crate::cluster::PgMajor;
+use crate::postgres::inspect::setting_of_every_role;
 use crate::postgres::survey::Survey;
 
 /// `ALTER SYSTEM` statements for what the old server was given in this way.
@@ -10,6 +11,12 @@ pub(super) fn system_settings(survey: &Survey) -> Vec<String> {
         last.insert(setting.name.as_str(), setting.value.as_str());
     }
     last.into_iter().map(|(name, value)| alter_system(name, value)).collect()
+}
+
+/// Statements for the settings of every role, of which `pg_dumpall`, and so `pg_upgrade`, says nothing.
+pub(super) fn settings_of_every_role(survey: &Survey) -> Vec<String> {
+    let of_all = survey.role_settings.iter().filter(|(whose, _)| whose == "all roles");
+    of_all.filter_map(|(_, setting)| setting_of_every_role(setting)).collect()
 }
 
 /// Settings that hold a list keep its parts apart: a quoted whole would be one part.

@@ -353,6 +353,7 @@ impl<'a> Scene<'a> {
                 writable: false,
             }],
             network: WorkerNetwork::Nothing,
+            serves: false,
         };
         let session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
         let request = Request::ReadControlFile { major: plan.to, pgdata: format!("/data/{}", plan.to) };

@@ -7,13 +7,14 @@ use super::gate;
 use super::plan::{self, PinnedImage, Trial, UpgradePlan};
 use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
+use super::rehearsal;
 use crate::backup;
 use crate::cluster::{ClusterName, PgMajor, VolumeName};
 use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
-use crate::policy::{Layout, Login, Managed, Policy};
+use crate::policy::{Layout, Login, Managed, Policy, UpgradeMethod};
 use crate::postgres::installation::Installation;
 use crate::postgres::survey::Survey;
 use crate::provision;
@@ -27,6 +28,8 @@ pub struct UpgradeRequest {
     pub to: PgMajor,
     /// An image other than the major's usual one.
     pub image: Option<String>,
+    /// How the data go over, where it is not the policy's method.
+    pub method: Option<UpgradeMethod>,
     /// The file with a key, where backups are encrypted and it is not the configured one.
     pub identity: Option<PathBuf>,
     /// Restore the newest backup into the new major first, even where the policy does not ask for it.
@@ -97,12 +100,14 @@ pub async fn prepare(
             .next(format!("give that image the name {usual} (docker tag), or upgrade without a rehearsal")));
     }
     control.repositories_of(policy, None)?.writable(policy, &what)?;
-    if let Some(encryption) = &control.configuration.settings.encryption {
+    let method = request.method.unwrap_or(policy.upgrade.method);
+    let reads_backups = method == UpgradeMethod::Dump || request.rehearse || policy.upgrade.rehearse;
+    if let (Some(encryption), true) = (&control.configuration.settings.encryption, reads_backups) {
         let keys = control.keys(request.identity.as_deref())?;
         if keys.is_none() {
             return Err(OperationError::new(
                 Exit::Credentials,
-                format!("{what}: backups are encrypted, and the data goes through one"),
+                format!("{what}: backups are encrypted, and it restores one"),
             )
             .safe("nothing was touched")
             .next(control.ask_for_key(&encryption.recipients, request.identity.as_deref(), None)));
@@ -139,15 +144,17 @@ async fn look(
     }
     let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
     let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
+    let method = request.method.unwrap_or(policy.upgrade.method);
     let mut findings = preflight::findings(&profile, &survey, request.to);
+    findings.extend(preflight::of_method(method, &profile, &survey, request.to));
     findings.extend(preflight::missing_in_image(&survey, &installation, &reference, request.to));
     let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
     let suffix = |name: &str| format!("{name}-pg{}", profile.major);
-    let plan = UpgradePlan {
+    let mut plan = UpgradePlan {
         version: plan::PLAN_VERSION,
         cluster: policy.name.clone(),
         host: policy.host.clone(),
-        method: "dump".to_owned(),
+        method,
         from: profile.major,
         to: request.to,
         old_image: PinnedImage { name: container.image.clone(), id: container.image_id.clone() },
@@ -175,7 +182,18 @@ async fn look(
         policy_image: (layout.image.as_str() != format!("pglife/postgres:{}", policy.major))
             .then(|| request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to)))
             .or_else(|| request.image.clone()),
+        sorting: vec![],
+        needed_bytes: preflight::needed_bytes(&profile),
+        expected_downtime: None,
     };
+    if method == UpgradeMethod::PgUpgrade {
+        let old = installation_of(control, run, engine, &policy.name, &old_image, plan.from, what).await?;
+        plan.sorting = old.sorting.changes(&installation.sorting);
+        let rehearsed =
+            rehearsal::of_schema(control, run, engine, policy, &container, &plan, (&profile, &survey), what).await?;
+        plan.expected_downtime = rehearsed.seconds.map(|seconds| plan::expected_downtime(seconds, plan.bytes));
+        findings.extend(rehearsed.obstacle);
+    }
     findings.extend(names_taken(engine, &plan, what).await?);
     findings.extend(policy_stays_readable(control, policy, &plan)?);
     findings.sort_by_key(|finding| finding.severity);
@@ -254,6 +272,7 @@ async fn installation_of(
         image_id: image.id.clone(),
         mounts: vec![],
         network: WorkerNetwork::Nothing,
+        serves: false,
     };
     let session = start_worker(engine, &worker).await.map_err(failed(what))?;
     let installation = |event| match event {

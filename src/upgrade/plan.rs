@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterName, ContainerName, DatabaseName, HostName, PgMajor, RoleName, VolumeName};
 use crate::docker::body::RestartPolicy;
+use crate::policy::UpgradeMethod;
 
 /// Version of the frozen plan; a newer one is refused.
 pub const PLAN_VERSION: u32 = 1;
@@ -17,8 +18,8 @@ pub struct UpgradePlan {
     pub cluster: ClusterName,
     /// Its host.
     pub host: HostName,
-    /// The method: `dump`.
-    pub method: String,
+    /// How the data go over.
+    pub method: UpgradeMethod,
     /// The major it has.
     pub from: PgMajor,
     /// The major it gets.
@@ -59,6 +60,33 @@ pub struct UpgradePlan {
     pub bytes: u64,
     /// The value of `image` in the policy afterwards, where the policy names an image.
     pub policy_image: Option<String>,
+    /// What the new image sorts otherwise than the old one, each with both versions: where files go over, indexes over text are
+    /// built anew for it.
+    #[serde(default)]
+    pub sorting: Vec<String>,
+    /// Bytes that the new volume needs.
+    #[serde(default)]
+    pub needed_bytes: u64,
+    /// How long nobody is served, roughly, in seconds; None where nothing is known that tells.
+    #[serde(default)]
+    pub expected_downtime: Option<u64>,
+}
+
+/// How long nobody is served while files go over, roughly: what `pg_upgrade` took with the schema alone; every row is read twice, and
+/// each file written once; and what stopping, starting and looking takes of a server of any size.
+pub fn expected_downtime(rehearsed_seconds: f64, bytes: u64) -> u64 {
+    /// Stops, starts, workers, `initdb`.
+    const ALWAYS: f64 = 8.0;
+    /// Copying and hashing on two cores.
+    const BYTES_IN_A_SECOND: f64 = 50e6;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rough number"
+    )]
+    let seconds = (ALWAYS + rehearsed_seconds + bytes as f64 / BYTES_IN_A_SECOND).ceil() as u64;
+    seconds
 }
 
 /// An image by its name, and what that name meant when the plan was made.
@@ -95,5 +123,18 @@ impl UpgradePlan {
             Trial::Proof => "proof",
         };
         ContainerName::new(format!("pglife-upgrade-{}-{what}", self.cluster)).expect("a cluster's name fits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expected_downtime_grows_with_the_data_and_with_the_schema() {
+        let small = expected_downtime(4.0, 8 << 20);
+        assert!((8..20).contains(&small), "{small}");
+        assert!(expected_downtime(60.0, 8 << 20) >= small + 55);
+        assert!(expected_downtime(4.0, 10 << 30) > small + 60);
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::backup_set::ServerProfile;
 use crate::cluster::PgMajor;
 use crate::docker::container::is_below;
+use crate::policy::UpgradeMethod;
 use crate::postgres::installation::Installation;
 use crate::postgres::survey::{FileSetting, OutdatedKind, Survey};
 
@@ -164,8 +165,7 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
             );
         }
     }
-    let bytes: u64 = profile.databases.iter().map(|database| database.bytes).sum();
-    let needed = bytes + bytes / 10 + (256 << 20);
+    let needed = needed_bytes(profile);
     if survey.free_bytes < needed {
         blocks(
             format!(
@@ -190,15 +190,37 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
             "make it anew from the new server",
         ));
     }
-    if !profile.data_checksums && to.is_at_least(18) {
-        found.push(Finding::new(
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// What matters to one method only.
+pub fn of_method(method: UpgradeMethod, profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Finding> {
+    match method {
+        UpgradeMethod::Dump if !profile.data_checksums && to.is_at_least(18) => vec![Finding::new(
             Severity::Note,
             "the new server will have data checksums, which the old one has not",
             "nothing: they are the default since 18",
-        ));
+        )],
+        UpgradeMethod::Dump => vec![],
+        UpgradeMethod::PgUpgrade => {
+            // Since 17 it wants to carry logical ones, and refuses where one has not consumed everything.
+            let logical = survey.slots.iter().filter(|name| name.ends_with("(logical)"));
+            let refused = logical.filter(|_| profile.major.is_at_least(17)).map(|name| {
+                Finding::blocks(
+                    format!("pg_upgrade carries replication slot {name} only where everything was consumed"),
+                    "drop it, and make it anew afterwards: pg_drop_replication_slot(…); or upgrade with --method dump",
+                )
+            });
+            refused.collect()
+        }
     }
-    found.sort_by_key(|finding| finding.severity);
-    found
+}
+
+/// Bytes that a second copy of the data needs.
+pub fn needed_bytes(profile: &ServerProfile) -> u64 {
+    let bytes: u64 = profile.databases.iter().map(|database| database.bytes).sum();
+    bytes + bytes / 10 + (256 << 20)
 }
 
 /// The first major that does not take it from a dump, what it is, and what to do.

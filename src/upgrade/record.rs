@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::facts::Extent;
 use crate::policy::Policy;
 use crate::state::upgrades::UpgradeRecord;
+use crate::worker::pg_upgrade::Identical;
 
 /// What an upgrade found out, kept in the journal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,12 @@ pub struct Report {
     pub serving_at: Option<Timestamp>,
     /// Seconds of each step.
     pub seconds: Vec<(String, f64)>,
+    /// Files that `pg_upgrade` copied, each compared byte by byte.
+    pub identical: Option<Identical>,
+    /// Indexes that were built anew because text sorts otherwise now.
+    pub reindexed: Option<u64>,
+    /// What is left for the operator to do.
+    pub left_to_do: Vec<String>,
     /// Why it was undone.
     pub failure: Option<String>,
     /// The first backup of the new server.

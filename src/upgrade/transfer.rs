@@ -1,6 +1,8 @@
-//! From the running old server to a new one that is proven: everything up to the commit.
+//! From the running old server to a new one that is proven: everything up to the commit. How the data go over is the method's;
+//! what comes before and after is the same for all of them.
 
-use std::path::Path;
+mod as_files;
+mod through_backup;
 
 use jiff::Timestamp;
 
@@ -9,28 +11,45 @@ use super::journal::Phase;
 use super::look::{Prepared, check_findings, survey_of};
 use super::plan::Trial;
 use super::{carried, content, preflight};
-use crate::backup;
-use crate::backup_set::Selector;
-use crate::cluster::DatabaseName;
-use crate::control::{Found, OperationError, close_worker, failed};
+use crate::cluster::{DatabaseName, VolumeName};
+use crate::control::{OperationError, close_worker, failed};
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Image};
-use crate::exit::Exit;
-use crate::policy::Policy;
+use crate::policy::{Policy, UpgradeMethod};
 use crate::postgres::survey::Survey;
 use crate::provision;
-use crate::restore::{self, Wanted, plan_restore};
-use crate::worker::{Request, SettleJob};
-
-/// Where a worker sees the old data volume, read-only.
-const OLD_DATA: &str = "/pglife-old-data";
+use crate::worker::pg_upgrade::{OLD_DATA, OldPrograms};
+use crate::worker::{Event, Renewal, Request, SettleJob};
 
 /// Does everything up to the commit, and the commit.
 pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> Result<(), OperationError> {
     let plan = scene.plan;
-    let identity = prepared.identity.as_deref();
+    // The cluster serves meanwhile.
+    let old_programs = match plan.method {
+        UpgradeMethod::Dump => None,
+        UpgradeMethod::PgUpgrade => {
+            let step = scene.step("programs")?;
+            let laid_out = scene.lay_out_old_programs().await?;
+            scene.end(step);
+            Some(laid_out)
+        }
+    };
+    let ended = from_stop_to_commit(scene, prepared, old_programs.as_ref()).await;
+    if let Some((scratch, _)) = old_programs
+        && let Err(error) = scene.engine.remove_volume(&scratch).await
+    {
+        tracing::warn!("the scratch volume is left for the next sweep: {error}");
+    }
+    ended
+}
 
+async fn from_stop_to_commit(
+    scene: &mut Scene<'_>,
+    prepared: &Prepared,
+    old_programs: Option<&(VolumeName, OldPrograms)>,
+) -> Result<(), OperationError> {
+    let plan = scene.plan;
     let step = scene.step("stop")?;
     scene.report.stopped_at = Some(Timestamp::now());
     scene.save_report()?;
@@ -47,6 +66,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
     // What came since the plan; nobody can change it any more.
     let mut findings = preflight::findings(&profile, &survey, plan.to);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
+    findings.extend(preflight::of_method(plan.method, &profile, &survey, plan.to));
     check_findings(&findings, scene.what(), &plan.cluster)?;
     let databases = profile.connectable();
     scene.end(step);
@@ -55,30 +75,15 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
     let expected = content::facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
     scene.end(step);
 
-    let step = scene.step("backup")?;
-    let taken = backup::take_in_run(scene.control, scene.run, &policy, scene.engine, scene.progress).await?;
-    if taken.exit == Exit::Failed || !taken.warnings.is_empty() && taken.repositories().next().is_none() {
-        return Err(OperationError::new(Exit::Failed, format!("{}: {}", scene.what(), taken.warnings.join("; "))));
-    }
-    scene.report.backup = Some(taken.commit.set.clone());
-    scene.save_report()?;
-    scene.remove_trial(Trial::Source).await?;
-    scene.end(step);
+    let target = match plan.method {
+        UpgradeMethod::Dump => {
+            through_backup::transfer(scene, &policy, &databases, prepared.identity.as_deref()).await?
+        }
+        UpgradeMethod::PgUpgrade => as_files::transfer(scene, old_programs, &profile, &survey).await?,
+    };
 
-    let step = scene.step("target")?;
-    let mut labels = label::of_cluster(Purpose::Cluster, &scene.run.id, &plan.cluster);
-    labels.insert(label::ROLE.to_owned(), "data".to_owned());
-    labels.insert(label::UPGRADE.to_owned(), scene.id.clone());
-    scene.engine.ensure_volume(&plan.new_volume, &labels).await.map_err(scene.failed())?;
-    let target = scene.start_trial(Trial::Target).await?;
-    scene.end(step);
-
-    let step = scene.step("restore")?;
     let image = scene.new_image().await?;
     let policy = scene.policy_of(plan.trial(Trial::Target), true);
-    restore_into(scene, &policy, &target, &image, &taken.commit, &databases, identity).await?;
-    scene.end(step);
-
     let step = scene.step("settle")?;
     settle(scene, &policy, &target, &image, &survey, &databases).await?;
     scene.end(step);
@@ -103,57 +108,8 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
     scene.phase(Phase::Committed)
 }
 
-async fn restore_into(
-    scene: &Scene<'_>,
-    policy: &Policy,
-    target: &Container,
-    image: &Image,
-    commit: &crate::backup_set::Commit,
-    databases: &[DatabaseName],
-    identity: Option<&Path>,
-) -> Result<(), OperationError> {
-    let (control, what) = (scene.control, scene.what());
-    let repositories = control.repositories_of(policy, None)?;
-    let selector: Selector = commit.set.as_str().parse().map_err(failed(what))?;
-    let Found { repository, commit, .. } = repositories.find(control, policy, &selector)?;
-    let _held = control.state.hold_set(&commit.set).map_err(failed(what))?;
-    let (manifest, keys) = control.manifest(repository, &commit, identity)?;
-    let missing: Vec<String> = databases
-        .iter()
-        .filter(|database| manifest.database_object(database).is_none())
-        .map(|database| format!("\"{database}\""))
-        .collect();
-    if !missing.is_empty() {
-        let list = missing.join(", ");
-        return Err(OperationError::new(Exit::Failed, format!("{what}: not in the last backup: {list}")));
-    }
-    let plan = plan_restore(&manifest, scene.plan.to, &Wanted::Everything, restore::worker_threads())
-        .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")))?;
-    let scratch = restore::scratch_volume(scene.run, scene.engine, policy).await.map_err(scene.failed())?;
-    let restored = restore::into_server(
-        control,
-        scene.run,
-        scene.engine,
-        target,
-        image,
-        policy,
-        &restore::Source::in_place(repository, &commit, &[]),
-        &commit,
-        &plan,
-        keys,
-        &scratch,
-        what,
-        scene.progress,
-    )
-    .await;
-    if let Err(error) = scene.engine.remove_volume(&scratch).await {
-        tracing::warn!("the scratch volume is left for the next sweep: {error}");
-    }
-    restored.map(|_| ())
-}
-
 async fn settle(
-    scene: &Scene<'_>,
+    scene: &mut Scene<'_>,
     policy: &Policy,
     target: &Container,
     image: &Image,
@@ -175,13 +131,37 @@ async fn settle(
         let name = file.rsplit('/').next().unwrap_or_default();
         (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
     });
+    let mut statements = carried::system_settings(survey);
+    if plan.method == UpgradeMethod::PgUpgrade {
+        statements.extend(carried::settings_of_every_role(survey));
+    }
     let job = SettleJob {
         login,
         files: files.collect(),
-        statements: carried::system_settings(survey),
+        statements,
         analyse: databases.to_vec(),
+        renew: (plan.method == UpgradeMethod::PgUpgrade)
+            .then_some(Renewal { major: plan.to, reindex: !plan.sorting.is_empty() }),
     };
-    let done = session.request(&Request::Settle(job), &scene.control.cancel, |_| {}).await;
+    let (mut warnings, mut reindexed) = (Vec::new(), None);
+    let hear = |event| match event {
+        Event::Log { warning: true, message } => warnings.push(message),
+        Event::Reindexed { indexes } => reindexed = Some(reindexed.unwrap_or(0) + indexes),
+        _ => {}
+    };
+    let done = session.request(&Request::Settle(job), &scene.control.cancel, hear).await;
     close_worker(session).await;
-    done.map(|_| ()).map_err(failed(scene.what()))
+    done.map_err(failed(scene.what()))?;
+    scene.report.left_to_do.extend(warnings);
+    scene.report.reindexed = reindexed;
+    scene.save_report()
+}
+
+/// Makes the volume for the new data.
+async fn make_volume(scene: &Scene<'_>) -> Result<(), OperationError> {
+    let plan = scene.plan;
+    let mut labels = label::of_cluster(Purpose::Cluster, &scene.run.id, &plan.cluster);
+    labels.insert(label::ROLE.to_owned(), "data".to_owned());
+    labels.insert(label::UPGRADE.to_owned(), scene.id.clone());
+    scene.engine.ensure_volume(&plan.new_volume, &labels).await.map_err(scene.failed())
 }

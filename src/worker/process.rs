@@ -14,8 +14,8 @@ use crate::postgres::{self, Login, PostgresError, inspect};
 use crate::storage::s3::Renewable;
 
 use super::{
-    Event, Failure, PROTOCOL, Renewed, Request, Trouble, Verdict, check, copy, dump, join, restore, unpack, upgrade,
-    verify, volume,
+    Event, Failure, PROTOCOL, Renewed, Request, Trouble, Verdict, check, copy, dump, join, pg_upgrade, restore, unpack,
+    upgrade, verify, volume,
 };
 
 /// How often progress is told.
@@ -127,6 +127,9 @@ async fn answer(request: Request, line: &Line) -> Result<Vec<String>, Failure> {
             Request::CountTransactions { login } => runtime.block_on(upgrade::count_transactions(&login, &line)),
             Request::TakeFacts(job) => runtime.block_on(upgrade::take_facts(&job, &line)),
             Request::Settle(job) => runtime.block_on(upgrade::settle(&job, &line)),
+            Request::CopyInstallation { major, to } => pg_upgrade::copy_out(major, &to, &line),
+            Request::RehearsePgUpgrade(job) => pg_upgrade::rehearse(&job, &line),
+            Request::PgUpgrade(job) => pg_upgrade::transfer(&job, &line),
             Request::Check(job) => check::run(&job, &line, &runtime),
             Request::Pages(job) => check::pages(&job, &line),
         })

@@ -1,5 +1,7 @@
 //! The worker's part in an upgrade: it surveys the old server, takes the facts of both, and settles the new one.
 
+mod renewal;
+
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -63,7 +65,7 @@ pub(super) async fn count_transactions(login: &Login, line: &Line) -> Result<Vec
 }
 
 /// The login of tools that enter no server.
-fn nobody() -> Login {
+pub(super) fn nobody() -> Login {
     let user = RoleName::new("postgres").expect("a role");
     Login { host: "/nowhere".to_owned(), port: 5432, user, password: None }
 }
@@ -98,6 +100,11 @@ pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, 
         client.batch_execute(statement).await.map_err(|error| query_failed("a setting of ALTER SYSTEM", &error))?;
     }
     drop(client);
+    if let Some(renew) = job.renew {
+        for database in &job.analyse {
+            renewal::renew(&job.login, database, renew, line).await?;
+        }
+    }
     for database in &job.analyse {
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));

@@ -66,14 +66,15 @@ fn phase(house: &House, cluster: &str) -> String {
     answer["items"][0]["phase"].as_str().expect("a phase").to_owned()
 }
 
-fn moves(from: &str, to: &str) {
-    let house = House::new(&format!("up{from}to{to}"));
+fn moves(from: &str, to: &str, method: &str) -> Value {
+    let house = House::new(&format!("up{from}to{to}{}", &method[..1]));
     let (cluster, container) = filled(&house, from);
     let before = seen(&container);
     assert!(before.contains("9MB|t|1"), "{before}");
 
-    let done = house.items(&["upgrade", &cluster, "--to", to, "--yes"]).remove(0);
+    let done = house.items(&["upgrade", &cluster, "--to", to, "--method", method, "--yes"]).remove(0);
     assert_eq!((done["phase"].as_str(), done["from"].as_str()), (Some("upgraded"), Some(from)));
+    assert_eq!(done["method"], method);
     assert!(done["report"]["compared"]["rows"].as_u64().expect("a number") > 5000);
     wait_for_server(&container);
     assert_eq!(major(&container), to);
@@ -92,16 +93,26 @@ fn moves(from: &str, to: &str) {
     assert!(left.iter().all(|thing| !thing.contains(&format!("pg{from}"))), "{left:?}");
     assert_eq!(seen(&container), before);
     house.pglife(&["upgrade", "rollback", &cluster, "--accept-data-loss"]).exits(5);
+    done["report"].clone()
 }
 
 #[test]
 fn from_13_to_18() {
-    moves("13", "18");
+    moves("13", "18", "dump");
 }
 
 #[test]
 fn from_15_to_17() {
-    moves("15", "17");
+    moves("15", "17", "dump");
+}
+
+/// The old image is three Debian releases older: other libraries, another order of text.
+#[test]
+fn from_13_to_18_by_pg_upgrade() {
+    let report = moves("13", "18", "pg_upgrade");
+    assert!(report["identical"]["files"].as_u64().expect("a number") > 5, "{report}");
+    assert!(report["reindexed"].as_u64().expect("a number") > 0, "{report}");
+    assert_eq!(report["backup"], Value::Null);
 }
 
 #[test]
@@ -144,54 +155,78 @@ fn killed(house: &House, arguments: &[&str], point: &str) {
 
 #[test]
 fn killed_before_the_commit_it_ends_as_before() {
-    let house = House::new("upkill");
-    let (cluster, container) = filled(&house, "17");
-    let (content, world) = (seen(&container), things(&cluster));
-    let begin = ["upgrade", &cluster, "--to", "18", "--yes"];
-    for step in ["stop", "source", "facts", "backup", "target", "restore", "settle", "compare", "proof"] {
-        killed(&house, &begin, &format!("after:{step}"));
-        assert_eq!(phase(&house, &cluster), "open", "{step}");
-        house.pglife(&["backup", &cluster]).exits(11).says(&["upgrade resume"]);
+    let steps = ["stop", "source", "facts", "backup", "target", "restore", "settle", "compare", "proof"];
+    ends_as_before("dump", ("17", "18"), &steps, "restore");
+}
+
+#[test]
+fn killed_before_the_commit_of_pg_upgrade_it_ends_as_before() {
+    let steps = ["programs", "stop", "source", "facts", "volume", "transfer", "target", "settle", "compare", "proof"];
+    ends_as_before("pg_upgrade", ("15", "17"), &steps, "target");
+}
+
+/// Kills it after each of its journalled steps; after one of them on its way back, too.
+fn ends_as_before(method: &str, (from, to): (&str, &str), steps: &[&str], back_after: &str) {
+    let house = House::new(&format!("upkill{}", &method[..1]));
+    let (cluster, container) = filled(&house, from);
+    let (content, world) = (&seen(&container), &things(&cluster));
+    let (house, cluster, container) = (&house, cluster.as_str(), container.as_str());
+    let begin = ["upgrade", cluster, "--to", to, "--method", method, "--yes"];
+    for step in steps {
+        killed(house, &begin, &format!("after:{step}"));
+        assert_eq!(phase(house, cluster), "open", "{step}");
+        house.pglife(&["backup", cluster]).exits(11).says(&["upgrade resume"]);
         house.pglife(&begin).exits(11).says(&["upgrade resume"]);
-        // Killed on its way back, too.
-        if step == "restore" {
+        if *step == back_after {
             for point in ["after:remove-trials", "after:start-old", "before:remove-new-volume", "before:as-before"] {
-                killed(&house, &["upgrade", "resume", &cluster], point);
+                killed(house, &["upgrade", "resume", cluster], point);
             }
         }
-        house.pglife(&["upgrade", "resume", &cluster]).exits(22);
-        wait_for_server(&container);
-        assert_eq!((seen(&container), things(&cluster)), (content.clone(), world.clone()), "{step}");
-        assert_eq!(phase(&house, &cluster), "as-before", "{step}");
-        let policy = docker(&["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", &container]);
+        house.pglife(&["upgrade", "resume", cluster]).exits(22);
+        wait_for_server(container);
+        assert_eq!((&seen(container), &things(cluster)), (content, world), "{method} {step}");
+        assert_eq!(phase(house, cluster), "as-before", "{step}");
+        let policy = docker(&["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", container]);
         assert_eq!(policy.trim(), "unless-stopped", "{step}");
     }
-    killed(&house, &begin, "before:committed");
-    house.pglife(&["upgrade", "resume", &cluster]).exits(22);
-    wait_for_server(&container);
-    assert_eq!(seen(&container), content);
+    killed(house, &begin, "before:committed");
+    house.pglife(&["upgrade", "resume", cluster]).exits(22);
+    wait_for_server(container);
+    assert_eq!((&seen(container), &things(cluster)), (content, world), "{method}");
 }
 
 #[test]
 fn killed_after_the_commit_it_ends_upgraded_and_goes_back_when_asked() {
-    let house = House::new("upkill2");
-    let (cluster, container) = filled(&house, "17");
+    let points = [
+        "committed",
+        "set-database-aside",
+        "set-data-aside",
+        "make-data",
+        "make-database",
+        "start-new",
+        "write-policy",
+    ];
+    ends_upgraded("dump", "17", "18", &points);
+}
+
+/// What comes after the commit is the same for both methods.
+#[test]
+fn killed_after_the_commit_of_pg_upgrade_it_ends_upgraded_and_goes_back_when_asked() {
+    ends_upgraded("pg_upgrade", "15", "17", &["committed", "start-new"]);
+}
+
+fn ends_upgraded(method: &str, from: &str, to: &str, points: &[&str]) {
+    let house = House::new(&format!("upkill2{}", &method[..1]));
+    let (cluster, container) = filled(&house, from);
     let (content, world) = (seen(&container), things(&cluster));
     let mut first = true;
-    for point in [
-        "after:committed",
-        "after:set-database-aside",
-        "after:set-data-aside",
-        "after:make-data",
-        "after:make-database",
-        "after:start-new",
-        "after:write-policy",
-    ] {
-        killed(&house, &["upgrade", &cluster, "--to", "18", "--yes"], point);
+    for point in points {
+        let begin = ["upgrade", &cluster, "--to", to, "--method", method, "--yes"];
+        killed(&house, &begin, &format!("after:{point}"));
         assert_eq!(phase(&house, &cluster), "committed", "{point}");
         house.pglife(&["upgrade", "resume", &cluster]).ok();
         wait_for_server(&container);
-        assert_eq!((major(&container), seen(&container)), ("18".to_owned(), content.clone()), "{point}");
+        assert_eq!((major(&container), seen(&container)), (to.to_owned(), content.clone()), "{point}");
         assert_eq!(phase(&house, &cluster), "upgraded", "{point}");
         let running = things(&cluster).iter().filter(|thing| thing.ends_with(" running")).count();
         assert_eq!(running, 1, "{point}");
@@ -206,8 +241,8 @@ fn killed_after_the_commit_it_ends_upgraded_and_goes_back_when_asked() {
             house.pglife(&back).ok();
         }
         wait_for_server(&container);
-        assert_eq!((major(&container), seen(&container)), ("17".to_owned(), content.clone()), "{point}");
+        assert_eq!((major(&container), seen(&container)), (from.to_owned(), content.clone()), "{point}");
         assert_eq!(things(&cluster), world, "{point}");
     }
-    assert_eq!(try_docker(&["volume", "inspect", &format!("pglife-{cluster}-data-pg18")]).exit, 1);
+    assert_eq!(try_docker(&["volume", "inspect", &format!("pglife-{cluster}-data-pg{to}")]).exit, 1);
 }

@@ -389,12 +389,12 @@ fn impossible_combinations_are_refused() {
 #[test]
 fn problems_of_upgrades_are_told() {
     let told = problems(
-        "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[upgrade]\nmethod = 'pg_upgrade'\nrequire_proven = \
+        "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[upgrade]\nmethod = 'logical'\nrequire_proven = \
          '0s'\nrehearse = 'yes'\nwindow = { start = '25:00', end = '5' }\n",
     );
     insta::assert_snapshot!(told, @r#"
-    policies/chado.toml:6:10: upgrade.method: "pg_upgrade" is not supported by this version
-        help: "dump"
+    policies/chado.toml:6:10: upgrade.method: "logical" is not supported by this version
+        help: "dump", or "pg_upgrade"
     policies/chado.toml:7:18: upgrade.require_proven: no time at all is the same as no such key
         help: at least 1s, or remove the key
     policies/chado.toml:8:12: upgrade.rehearse: true or false is expected, not a string

@@ -36,3 +36,21 @@ fn a_policy_keeps_all_but_its_major_and_image() {
     let text = "[cluster]\n  major='15'\n";
     assert_eq!(policy_with(text, PgMajor::since_10(17), None), "[cluster]\n  major = \"17\"\n");
 }
+
+#[test]
+fn settings_of_every_role_are_carried_and_no_others() {
+    let of = |whose: &str, setting: &str| (whose.to_owned(), setting.to_owned());
+    let survey = Survey {
+        role_settings: vec![
+            of("all roles", "work_mem=4MB"),
+            of("all roles", "search_path=\"$user\", public"),
+            of("all roles in database \"x\"", "work_mem=5MB"),
+            of("role \"bob\"", "work_mem=6MB"),
+        ],
+        ..Survey::default()
+    };
+    let expected =
+        ["ALTER ROLE ALL SET \"work_mem\" TO E'4MB';", "ALTER ROLE ALL SET \"search_path\" TO \"$user\", public;"];
+    let found = settings_of_every_role(&survey).into_iter().map(|one| one.replace('"', "")).collect::<Vec<_>>();
+    assert_eq!(found, expected.map(|one| one.replace('"', "")));
+}

@@ -119,6 +119,7 @@ fn what_the_new_image_lacks_is_named_with_those_who_need_it() {
         libraries: set(&["auto_explain", "plugins/mine"]),
         extensions: set(&["plpgsql", "hstore"]),
         locales: set(&["de_DE.utf8"]),
+        ..Installation::default()
     };
     let database = |name: &str| DatabaseName::new(name).expect("a name");
     let mut server = survey();
@@ -172,4 +173,25 @@ fn what_a_later_major_does_not_take_is_told_only_for_that_major() {
     assert_eq!((told(12), told(13), told(14)), (2, 2, 3));
     let words = findings(&profile(11), &server, major(14))[1].what.clone();
     assert!(words.contains("postfix") && words.contains("!!!(bigint,NONE) in database \"a\""), "{words}");
+}
+
+#[test]
+fn what_matters_to_one_method_is_told_for_that_one() {
+    let mut survey = survey();
+    survey.slots = vec!["s (logical)".to_owned(), "p (physical)".to_owned()];
+    let plain = ServerProfile { data_checksums: false, ..profile(17) };
+    let told = |method, from: u16| {
+        let server = ServerProfile { major: major(from), ..plain.clone() };
+        of_method(method, &server, &survey, major(18))
+            .into_iter()
+            .map(|one| (one.severity, one.what))
+            .collect::<Vec<_>>()
+    };
+    let dump = told(UpgradeMethod::Dump, 17);
+    assert_eq!(dump.len(), 1, "{dump:?}");
+    assert!(dump[0].0 == Severity::Note && dump[0].1.contains("checksums"), "{dump:?}");
+    let files = told(UpgradeMethod::PgUpgrade, 17);
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(files[0].0 == Severity::Blocks && files[0].1.contains("slot s (logical)"), "{files:?}");
+    assert_eq!(told(UpgradeMethod::PgUpgrade, 15), []);
 }
