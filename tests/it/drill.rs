@@ -2,10 +2,10 @@
 
 mod bucket;
 mod kept;
+mod killed;
 mod unjudged;
 
 use std::path::Path;
-use std::process::Stdio;
 
 use pglife::backup_set::{Commit, Content, Digest, Manifest, Measured};
 use serde_json::Value;
@@ -219,31 +219,6 @@ fn trouble_is_no_verdict() {
     assert_eq!(certificates(&house, &cluster), Vec::<Value>::new());
     // And the set itself is as good as ever.
     drill(&house, &[&cluster], 0);
-}
-
-/// Killed in the middle: no certificate, and the next command removes what is left; the cluster itself saw nothing.
-#[test]
-fn a_killed_drill_leaves_no_certificate_and_nothing_else() {
-    let house = House::new("drillkill");
-    let (cluster, _) = shop(&house, "");
-    for stage in ["-drill-data", "-drill-db"] {
-        let mut child =
-            house.command(&["drill", &cluster]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        let wanted = format!("{cluster}{stage}");
-        wait_for("the throwaway server", || {
-            docker(&["ps", "-a", "--format", "{{.Names}}"]).lines().any(|name| name == wanted)
-        });
-        child.kill().expect("it is killed");
-        child.wait().expect("it ends");
-        assert_eq!(certificates(&house, &cluster), Vec::<Value>::new());
-    }
-    assert!(!of_drills(&house).is_empty());
-    // A backup goes on meanwhile, and clears what is left.
-    house.backup(&cluster);
-    assert_eq!(of_drills(&house), Vec::<String>::new());
-    drill(&house, &[&cluster], 0);
-    let log = docker(&["exec", &format!("{cluster}-db"), "sh", "-c", "cat /log/*"]);
-    assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
 }
 
 /// Where nobody wrote since the last dump, a copy of the volumes must hold what that dump's facts say.
