@@ -41,7 +41,7 @@ use crate::storage::Key;
 use stopwatch::Stopwatch;
 
 pub use certificates::{Listed, list};
-pub use kept::{Keep, Kept, LONGEST, Removed, StillKept, find as find_kept, remove};
+pub use kept::{Keep, Kept, LONGEST, Removed, remove};
 pub use verdict::Judgement;
 pub(crate) use verdict::looks_at_structure;
 

@@ -8,6 +8,7 @@
 //! volumes unless it is told twice.
 
 pub mod adopt;
+pub mod kept;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

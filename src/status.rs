@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::backup_set::Kind;
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::Held;
-use crate::drill::StillKept;
 use crate::exit::Exit;
 use crate::policy::freshness::{self, Level};
 use crate::policy::{Policy, Schedule};
+use crate::provision::kept::StillKept;
 use crate::state::{Operation, RunRecord};
 
 pub use look::look;

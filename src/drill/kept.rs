@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::backup_set::Kind;
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
+use crate::docker::Container;
 use crate::docker::label::{self, Purpose};
-use crate::docker::{Container, DockerError, Engine};
 use crate::exit::Exit;
 use crate::policy::{Duration, Policy};
 use crate::provision::{self, ClusterPlan, Life};
@@ -65,29 +65,11 @@ pub struct Removed {
     pub volumes: Vec<String>,
 }
 
-/// A server of an earlier drill, as its labels tell of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StillKept {
-    /// Its container.
-    pub container: String,
-    /// Until when.
-    pub until: Timestamp,
-}
-
-/// The server that a drill of the cluster of `policy` keeps.
-pub async fn find(engine: &Engine, policy: &Policy) -> Result<Option<StillKept>, DockerError> {
-    let cluster = format!("{}={}", label::CLUSTER, policy.name.for_drills());
-    let found = engine.containers_labelled(&[&cluster, label::EXPIRES]).await?;
-    let now = Timestamp::now();
-    let kept = found.into_iter().find(|container| label::is_kept(&container.labels, now));
-    Ok(kept.map(|kept| StillKept { until: label::expires_at(&kept.labels).unwrap_or(now), container: kept.name }))
-}
-
 /// Refuses to begin while a server of an earlier drill is kept: it has the names, and somebody looks at it.
 pub(super) async fn refuse_while_kept(control: &ControlPlane, policy: &Policy) -> Result<(), OperationError> {
     // What is wrong with the engine is told, and recorded, by the drill itself.
     let Ok(engine) = control.engine(&policy.host).await else { return Ok(()) };
-    let Ok(Some(kept)) = find(&engine, policy).await else { return Ok(()) };
+    let Ok(Some(kept)) = provision::kept::find(&engine, policy).await else { return Ok(()) };
     let what = format!(
         "drill of cluster \"{}\" did not begin: the server of an earlier one, container \"{}\", is kept until {}",
         policy.name, kept.container, kept.until

@@ -5,9 +5,8 @@ use jiff::Timestamp;
 use super::{ClusterStatus, Findings, RepositoryStatus, of_cluster};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, OperationError, failed};
-use crate::drill::{self, StillKept};
 use crate::policy::Policy;
-use crate::provision;
+use crate::provision::{self, kept::StillKept};
 use crate::storage::Location;
 
 /// Runs that are looked at to count failures.
@@ -87,7 +86,7 @@ pub async fn look(
 async fn on_host(control: &ControlPlane, policy: &Policy) -> Result<(String, Option<StillKept>), OperationError> {
     let engine = control.engine(&policy.host).await.map_err(failed("Docker"))?;
     let found = provision::inventory(&engine, policy).await?;
-    let kept = drill::find_kept(&engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
+    let kept = provision::kept::find(&engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
     let server = match found.database {
         None => "not created".to_owned(),
         Some(container) if container.running => container.health.unwrap_or_else(|| "running".to_owned()),

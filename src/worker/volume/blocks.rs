@@ -420,7 +420,7 @@ mod tests {
     fn what_nobody_has_touched_is_not_read() {
         let stamp = Stamp { inode: 7, modified: 1_700_000_000_000_000_001, changed: 1_700_000_000_000_000_002 };
         let mut blocks = Blocks::begin("20261122T023000Z-volume-k3x9qa".parse().expect("an id"), SMALLEST_BLOCK, None);
-        let content = [7; 2 * PAGE + 1];
+        let content = vec![7; 2 * PAGE + 1];
         for (name, still) in [("still", Some((stamp, 4711))), ("moved", None)] {
             blocks.wrote(512);
             let line = blocks.file(name, &mut &content[..], content.len() as u64, &mut |_| (), &mut |_| Ok(()));
