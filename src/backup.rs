@@ -82,6 +82,9 @@ pub async fn take(
     progress: Progress<'_>,
 ) -> Result<Taken, OperationError> {
     let what = format!("backup of cluster \"{}\" failed", policy.name);
+    if let Some(chosen) = repository {
+        control.check_reach(&policy.host, chosen, &what)?;
+    }
     let repositories = control.repositories_of(policy, repository)?.writable(policy, &what)?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let operation = match kind {

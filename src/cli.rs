@@ -32,6 +32,7 @@ mod drill;
 mod events;
 mod explain;
 mod failure;
+mod host;
 pub mod human;
 mod init;
 mod key;
@@ -154,6 +155,8 @@ enum Command {
     Repo(repo::Args),
     /// Make the keys of encrypted backups, and check that they open them
     Key(key::Args),
+    /// List the Docker hosts, and try to use them
+    Host(host::Args),
     /// Check and show policies
     Policy(policy::Args),
     /// Try everything a backup needs, and say what to mend
@@ -271,6 +274,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Upgrade(args) => Box::pin(upgrade::run(args, context)).await,
         Command::Repo(args) => repo::run(&args, context).await,
         Command::Key(args) => key::run(&args, context),
+        Command::Host(args) => host::run(&args, context).await,
         Command::Policy(args) => policy::run(args, context),
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args, context),

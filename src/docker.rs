@@ -9,6 +9,7 @@
 pub mod binary;
 pub mod container;
 pub mod label;
+mod tls;
 pub mod twin;
 pub mod worker;
 
@@ -43,6 +44,16 @@ pub enum DockerError {
         endpoint: String,
         /// Why.
         source: Box<EngineError>,
+    },
+    /// One of our own files for the way to it is no good.
+    #[error("the Docker engine of host \"{host}\" cannot be reached: {}: {why}", file.display())]
+    BadFile {
+        /// Name of the host.
+        host: HostName,
+        /// The authority's certificate, or our certificate or key.
+        file: std::path::PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// It is too old.
     #[error("the Docker engine of host \"{host}\" speaks API {found}; pglife needs 1.41 (Docker 20.10) or newer")]
@@ -108,7 +119,9 @@ impl DockerError {
     /// How the process ends when this is what stopped it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Unreachable { .. } | Self::TooOld { .. } | Self::OtherArchitecture { .. } => Exit::Docker,
+            Self::Unreachable { .. } | Self::BadFile { .. } | Self::TooOld { .. } | Self::OtherArchitecture { .. } => {
+                Exit::Docker
+            }
             Self::ImageMissing { .. } | Self::ContainerMissing { .. } => Exit::NotFound,
             Self::NameTaken { .. } => Exit::Refused,
             Self::Failed { .. } | Self::Io { .. } => Exit::Failed,
@@ -118,8 +131,18 @@ impl DockerError {
     /// What to do next, where there is something to say.
     pub fn next(&self) -> Option<String> {
         match self {
+            Self::Unreachable { host, endpoint, source } if endpoint.starts_with("tcp://") => {
+                let said = chain(source);
+                let next = tls::advice(&said).unwrap_or(
+                    "see that the machine is up, that its engine listens there, and that no firewall is between",
+                );
+                Some(format!("{next} ([hosts.{host}] in pglife.toml, now {endpoint})"))
+            }
             Self::Unreachable { endpoint, .. } => Some(format!(
                 "see that the engine runs and that you may use it (`docker info`), or correct [hosts] in pglife.toml (now {endpoint})"
+            )),
+            Self::BadFile { host, .. } => Some(format!(
+                "correct `ca`, `cert` or `key` of [hosts.{host}] in pglife.toml, or the file's owner and mode"
             )),
             Self::ImageMissing { image, .. } => Some(format!(
                 "pull or build {image} on that host (see docs/images.md), then run the same command again"
@@ -130,6 +153,18 @@ impl DockerError {
             _ => None,
         }
     }
+}
+
+/// What an error and its causes say.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// One Docker engine.
@@ -154,18 +189,22 @@ impl Engine {
             endpoint: endpoint.to_string(),
             source: Box::new(source),
         };
-        let client = |seconds| match endpoint {
-            Endpoint::Unix(path) => {
+        let identity = match endpoint {
+            Endpoint::Unix(_) => None,
+            Endpoint::Tls { ca, cert, key, .. } => {
+                Some(tls::Identity::read(ca, cert, key).map_err(|bad| DockerError::BadFile {
+                    host: host.clone(),
+                    file: bad.file,
+                    why: bad.why,
+                })?)
+            }
+        };
+        let client = |seconds| match (endpoint, &identity) {
+            (Endpoint::Tls { address, .. }, Some(identity)) => tls::client(address, identity, seconds),
+            (Endpoint::Unix(path), _) => {
                 bollard::Docker::connect_with_unix(&path.to_string_lossy(), seconds, bollard::API_DEFAULT_VERSION)
             }
-            Endpoint::Tls { address, ca, cert, key } => bollard::Docker::connect_with_ssl(
-                &format!("tcp://{address}"),
-                key,
-                cert,
-                ca,
-                seconds,
-                bollard::API_DEFAULT_VERSION,
-            ),
+            (Endpoint::Tls { .. }, None) => unreachable!("its files were read"),
         };
         let control = client(CONTROL_SECONDS).map_err(unreachable)?.negotiate_version().await.map_err(unreachable)?;
         let patient = client(PATIENT_SECONDS).map_err(unreachable)?.negotiate_version().await.map_err(unreachable)?;

@@ -114,7 +114,8 @@ pub async fn prepare(
     // A restore that died may still hold the names.
     control.bury_dead_runs().await?;
     let repositories = control.repositories_of(source, request.repository.as_ref())?;
-    let Found { repository, commit, elsewhere } = repositories.find(control, source, &request.backup)?;
+    let Found { name: repository_name, repository, commit, elsewhere } =
+        repositories.find(control, source, &request.backup)?;
     let repository = repository.clone();
     let mut held = vec![control.state.hold_set(&commit.set).map_err(failed(&what))?];
     let (manifest, keys) =
@@ -142,6 +143,7 @@ pub async fn prepare(
         )
         .next("restore into a new name"));
     };
+    control.check_reach(&policy.host, &repository_name, &what)?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let image = find_image(&engine, &manifest, &policy, request, &what).await?;
     let plan = match manifest.kind {

@@ -31,6 +31,7 @@ use crate::exit::Exit;
 use crate::export;
 use crate::policy::Policy;
 use crate::settings;
+use crate::settings::Endpoint;
 use crate::state::{Operation, RUN_FOLDER, Thing};
 use crate::storage::{Location, Repository};
 use crate::verification;
@@ -112,6 +113,12 @@ pub async fn selftest(
 ) -> Result<Selftested, OperationError> {
     let what = format!("selftest with a backup of cluster \"{}\" failed", policy.name);
     let safe = "the cluster, its backups and their certificates are as they were";
+    if let Some(Endpoint::Tls { .. }) = control.configuration.settings.hosts.get(&policy.host) {
+        let why =
+            format!("the spoilt copies are in a folder of this machine, and host \"{}\" is another one", policy.host);
+        let next = "restore it into a cluster on this machine's engine, back that up, and test that backup";
+        return Err(OperationError::new(Exit::Refused, format!("{what}: {why}")).safe(safe).next(next));
+    }
     let repositories = control.repositories_of(policy, request.repository.as_ref())?;
     let Found { repository, commit, .. } = repositories.find(control, policy, &request.backup)?;
     let opened = control.manifest(repository, &commit, request.identity.as_deref())?;

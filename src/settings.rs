@@ -97,6 +97,14 @@ impl Default for Daemon {
 }
 
 impl Settings {
+    /// Whether workers on `host` can reach the repository called `repository`: a bucket from anywhere, a folder where the engine
+    /// is this machine's.
+    pub fn is_within_reach(&self, host: &HostName, repository: &RepoName) -> bool {
+        let elsewhere = matches!(self.hosts.get(host), Some(Endpoint::Tls { .. }));
+        let folder = matches!(self.repositories.get(repository), Some(Repository::Local { .. }));
+        !(elsewhere && folder)
+    }
+
     /// The path that a key `written` in `pglife.toml` or a policy means.
     pub fn resolve(&self, written: &Path) -> PathBuf {
         self.folder.join(written)
@@ -118,7 +126,7 @@ pub struct Encryption {
 pub enum Endpoint {
     /// The engine on this machine: its socket.
     Unix(PathBuf),
-    /// An engine elsewhere, by mutual TLS. Read and checked, but no policy can use it in this version.
+    /// An engine elsewhere, by mutual TLS.
     Tls {
         /// `host:port`, an IPv6 address in brackets.
         address: String,

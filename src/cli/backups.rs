@@ -218,7 +218,7 @@ fn show(
 ) -> Result<Exit, Failure> {
     let policy = policy(control, place)?;
     let repositories = control.repositories_of(policy, place.repo.as_ref())?;
-    let Found { repository, commit, elsewhere } = repositories.find(control, policy, backup)?;
+    let Found { repository, commit, elsewhere, .. } = repositories.find(control, policy, backup)?;
     let (manifest, _) = control.manifest(repository, &commit, identity).map_err(or_elsewhere(&elsewhere))?;
     context.output.items("BackupManifest", std::slice::from_ref(&manifest), |wide| {
         let heads: &[&str] = if wide {

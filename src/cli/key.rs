@@ -120,7 +120,7 @@ fn check(
     let control = context.control()?;
     let policy = control.configuration.select(cluster)?;
     let repositories = control.repositories_of(policy, repo)?;
-    let Found { repository, commit, elsewhere } = repositories.find(&control, policy, backup)?;
+    let Found { repository, commit, elsewhere, .. } = repositories.find(&control, policy, backup)?;
     let checked = verification::check_key(&control, repository, &commit, identity).map_err(or_elsewhere(&elsewhere))?;
     context.output.items("KeyCheck", &[Row { cluster: &policy.name, checked: &checked }], |_| {
         let mut table = output::table(&["CLUSTER", "BACKUP", "KEY", "OPENED", "RECIPIENT"]);

@@ -196,16 +196,18 @@ impl Repositories {
             tracing::warn!("{}", problem.chain());
         }
         let Held { commit, mut repositories, .. } = holdings.select(policy, selector)?.clone();
-        let first = repositories.remove(0);
-        let (_, repository) = self.open.iter().find(|(name, _)| *name == first).expect("it was read");
-        Ok(Found { repository, commit, elsewhere: repositories })
+        let name = repositories.remove(0);
+        let (_, repository) = self.open.iter().find(|(open, _)| *open == name).expect("it was read");
+        Ok(Found { name, repository, commit, elsewhere: repositories })
     }
 }
 
 /// A set, and where it is read from.
 #[derive(Debug)]
 pub struct Found<'a> {
-    /// The first repository that holds it.
+    /// The name of the first repository that holds it.
+    pub name: RepoName,
+    /// That repository.
     pub repository: &'a Repository,
     /// The set.
     pub commit: Commit,

@@ -4,8 +4,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ControlPlane, OperationError, failed};
 use crate::backup_set::{ServerProfile, SetLocation};
+use crate::cluster::{HostName, RepoName};
 use crate::docker::Engine;
 use crate::docker::worker::{RunningWorker, WorkerMount, WorkerPlan, launch};
+use crate::exit::Exit;
 use crate::postgres::Login;
 use crate::storage::{FolderLocation, Key, Repository};
 use crate::worker::session::{Session, SessionError};
@@ -77,6 +79,19 @@ pub async fn ask_server(
 }
 
 impl ControlPlane {
+    /// Refuses a folder of this machine for workers on `host` where that is another machine.
+    pub fn check_reach(&self, host: &HostName, repository: &RepoName, what: &str) -> Result<(), OperationError> {
+        if self.configuration.settings.is_within_reach(host, repository) {
+            return Ok(());
+        }
+        let why =
+            format!("repository \"{repository}\" is a folder of this machine, and host \"{host}\" is another one");
+        Err(OperationError::new(Exit::Refused, format!("{what}: {why}")).safe("nothing was touched").next(format!(
+            "the workers there need a bucket: name one with --repo; what only \"{repository}\" holds gets there by pglife repo sync \
+             BUCKET"
+        )))
+    }
+
     /// Asks the worker of `session` for one thing, which `pick` takes from what it tells; closes the session.
     pub async fn ask<T>(
         &self,

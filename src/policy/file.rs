@@ -16,7 +16,7 @@ use super::{
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
 use crate::document::{self, Entry, Position, Problem, Table};
-use crate::settings::{Endpoint, Repository, Settings};
+use crate::settings::{Endpoint, Settings};
 
 use timing::{read_zone, shortest_gap};
 
@@ -54,7 +54,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
         let reader = Reader { cluster, settings };
         let server = root.section("cluster", |table| reader.server(table, &mut claims));
         let (dump, volume) = root.section("backup", |backup| {
-            let dump = backup.section("dump", |table| reader.dump(table));
+            let dump = backup.section("dump", |table| reader.dump(table, server.host.as_ref()));
             let adopted = matches!(server.layout, Some(Layout::Adopted(_)));
             let volume = backup.section("volume", |table| reader.volume(table, &dump, adopted));
             (dump, volume)
@@ -165,14 +165,14 @@ impl Reader<'_> {
             if default.is_none() {
                 table.missing("host", "the host is missing", format!("pglife.toml has: {}", names()));
             }
-            return default.filter(|name| usable_host(table, None, name, &hosts[*name])).cloned();
+            return default.cloned();
         };
         let name = entry.parse::<HostName>("a name of [hosts] in pglife.toml")?;
-        let Some(endpoint) = hosts.get(&name) else {
+        if !hosts.contains_key(&name) {
             entry.problem(format!("pglife.toml has no [hosts.{name}]"), format!("it has: {}", names()));
             return None;
-        };
-        usable_host(table, Some(&entry), &name, endpoint).then_some(name)
+        }
+        Some(name)
     }
 
     fn managed(
@@ -250,7 +250,7 @@ impl Reader<'_> {
         Some(self.settings.resolve(Path::new(text)))
     }
 
-    fn dump(&self, table: &Table<'_>) -> DumpPolicy {
+    fn dump(&self, table: &Table<'_>, host: Option<&HostName>) -> DumpPolicy {
         let jobs = table.get("jobs").and_then(|entry| entry.integer(1..=64));
         let jobs = jobs.and_then(|jobs| usize::try_from(jobs).ok()).and_then(NonZeroUsize::new);
         let lock_timeout = table.get("lock_timeout").and_then(|entry| {
@@ -261,7 +261,7 @@ impl Reader<'_> {
             Some(duration)
         });
         let (schedule, timezone) = self.timing(table, &Zone::UTC);
-        let repositories = self.repositories(table);
+        let repositories = self.repositories(table, host);
         DumpPolicy {
             schedule,
             timezone,
@@ -321,7 +321,7 @@ impl Reader<'_> {
         VerifyPolicy { schedule, timezone, sample: sample.unwrap_or_else(|| "1/7".parse().expect("a sample")) }
     }
 
-    fn repositories(&self, table: &Table<'_>) -> Vec<RepoName> {
+    fn repositories(&self, table: &Table<'_>, host: Option<&HostName>) -> Vec<RepoName> {
         let known = &self.settings.repositories;
         let names = || known.keys().map(RepoName::as_str).collect::<Vec<_>>().join(", ");
         let in_settings = || match known.len() {
@@ -329,7 +329,15 @@ impl Reader<'_> {
             _ => format!("pglife.toml has: {}", names()),
         };
         let usable = |name: &RepoName, problem: &dyn Fn(String, String)| match known.get(name) {
-            Some(Repository::Local { .. } | Repository::S3(_)) => {}
+            Some(_) => {
+                if let Some(host) = host
+                    && !self.settings.is_within_reach(host, name)
+                {
+                    let help = "the workers run beside the data and store there themselves: name buckets";
+                    let message = format!("{name} is a folder of this machine, and [hosts.{host}] is another one");
+                    problem(message, help.to_owned());
+                }
+            }
             None => problem(format!("pglife.toml has no [repos.{name}]"), in_settings()),
         };
         let Some(entry) = table.get("repos") else {
@@ -364,17 +372,6 @@ impl Reader<'_> {
         let schedule = timing::read(table, self.cluster, timezone.as_ref());
         (schedule, timezone.unwrap_or(Zone::UTC))
     }
-}
-
-fn usable_host(table: &Table<'_>, entry: Option<&Entry<'_>>, name: &HostName, endpoint: &Endpoint) -> bool {
-    let Endpoint::Tls { .. } = endpoint else { return true };
-    let message = format!("[hosts.{name}] is a remote host, which is not supported by this version");
-    let help = "only hosts with endpoint = \"unix://…\" work in this version";
-    match entry {
-        Some(entry) => entry.problem(message, help),
-        None => table.missing("host", message, help),
-    }
-    false
 }
 
 fn adopted(table: &Table<'_>, pgdata: &Entry<'_>) -> Option<Adopted> {

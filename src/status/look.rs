@@ -1,10 +1,13 @@
 //! Asks Docker, the repositories and the state how the clusters are.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::{ClusterStatus, Findings, RepositoryStatus, of_cluster};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, OperationError, failed};
+use crate::docker::Engine;
 use crate::policy::Policy;
 use crate::provision::{self, kept::StillKept};
 use crate::storage::Location;
@@ -28,9 +31,18 @@ pub async fn look(
         let next = error.next();
         failed("the clusters cannot be looked at")(error).next(next)
     })?;
+    let mut engines = BTreeMap::new();
     let mut rows = Vec::new();
     for policy in policies {
-        let docker = on_host(control, policy).await.map_err(|error| error.chain());
+        // A host that is down is waited for once.
+        if !engines.contains_key(&policy.host) {
+            let engine = control.engine(&policy.host).await.map_err(failed("Docker"));
+            engines.insert(policy.host.clone(), engine.map_err(|error| error.chain()));
+        }
+        let docker = match &engines[&policy.host] {
+            Ok(engine) => on_host(engine, policy).await.map_err(|error| error.chain()),
+            Err(problem) => Err(problem.clone()),
+        };
         let (server, kept) = docker.map_or_else(|problem| (Err(problem), None), |(server, kept)| (Ok(server), kept));
         let mut unreadable: Vec<String> = Vec::new();
         let mut states: Vec<RepositoryStatus> = Vec::new();
@@ -83,10 +95,9 @@ pub async fn look(
 }
 
 /// The state of the database container, and the server that a drill keeps.
-async fn on_host(control: &ControlPlane, policy: &Policy) -> Result<(String, Option<StillKept>), OperationError> {
-    let engine = control.engine(&policy.host).await.map_err(failed("Docker"))?;
-    let found = provision::inventory(&engine, policy).await?;
-    let kept = provision::kept::find(&engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
+async fn on_host(engine: &Engine, policy: &Policy) -> Result<(String, Option<StillKept>), OperationError> {
+    let found = provision::inventory(engine, policy).await?;
+    let kept = provision::kept::find(engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
     let server = match found.database {
         None => "not created".to_owned(),
         Some(container) if container.running => container.health.unwrap_or_else(|| "running".to_owned()),

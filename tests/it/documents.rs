@@ -45,6 +45,7 @@ pages! {
     verify => "docs/verify.md",
     daemon => "docs/daemon.md",
     consul => "docs/consul.md",
+    hosts => "docs/hosts.md",
     drills => "docs/drill.md",
     selftest => "docs/selftest.md",
     upgrade => "docs/upgrade.md",

@@ -3,6 +3,7 @@
 mod bucket;
 mod kept;
 mod killed;
+mod restarted;
 mod unjudged;
 
 use std::path::Path;

@@ -48,6 +48,13 @@ impl House {
         house
     }
 
+    /// Has everything happen on another Docker engine than the machine's; `host` is what `[hosts.local]` says.
+    pub fn on_host(&self, host: &str) {
+        let text = std::fs::read_to_string(self.path("pglife.toml")).expect("settings");
+        let text = text.split("[hosts.local]").next().expect("the part before").to_owned();
+        self.write("pglife.toml", &format!("{text}[hosts.local]\n{host}\n"));
+    }
+
     /// A path inside the house.
     pub fn path(&self, inside: &str) -> PathBuf {
         self.folder.path().join(inside)
@@ -254,10 +261,17 @@ pub fn docker_to_file(arguments: &[&str], file: &Path) {
 /// Runs SQL as the bootstrap role inside a database container and returns what psql prints, unaligned, tuples only.
 #[track_caller]
 pub fn sql(container: &str, database: &str, text: &str) -> String {
+    let command = psql(container, database, text);
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    docker(&command).trim_end().to_owned()
+}
+
+/// What docker is told for [`sql`].
+pub fn psql(container: &str, database: &str, text: &str) -> Vec<String> {
     // A connection string, because a plain name with `=` in it would be taken for one.
     let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
     let psql = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", &database, "-c", text];
-    docker(&[&["exec", "-i", container][..], &psql].concat()).trim_end().to_owned()
+    ["exec", "-i", container].iter().chain(&psql).map(|&word| word.to_owned()).collect()
 }
 
 /// Waits until `done` holds.

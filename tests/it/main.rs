@@ -18,6 +18,7 @@
 
 mod adopt;
 mod architecture;
+mod authority;
 mod bucket;
 mod consul;
 mod copies;
@@ -25,7 +26,9 @@ mod daemon;
 mod documents;
 mod drill;
 mod encryption;
+mod engine;
 mod everything;
+mod hosts;
 mod house;
 mod images;
 mod job;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pglife::storage::s3::{Bucket, Credentials, Limits, Patience, S3Store, Secret};
 
+use crate::authority::Authority;
 use crate::house::{House, docker, wait_for};
 
 /// May do everything, and may only read.
@@ -40,41 +41,13 @@ impl Server {
     /// Starts a server with a certificate for its address, signed by an authority whose certificate is returned.
     pub fn start_with_tls(house: &House, short: &str) -> (Self, String) {
         let server = Self::prepare(house, short, &["-s3.cert.file=/cert.pem", "-s3.key.file=/key.pem"], "https");
-        let file = |name: &str| house.path(name).display().to_string();
-        let (ca, ca_key, key, request, certificate, extension) =
-            (file("ca.pem"), file("ca.key"), file("key.pem"), file("request"), file("cert.pem"), file("extension"));
-        house.write("extension", &format!("subjectAltName = IP:{}\n", server.address));
-        let openssl = |arguments: &[&str]| {
-            let mut command = std::process::Command::new("openssl");
-            command.args(arguments);
-            crate::house::run(command).ok();
-        };
-        let new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        openssl(
-            &[&new[..], &["-x509", "-subj", "/CN=authority", "-days", "2", "-keyout", &ca_key, "-out", &ca]].concat(),
-        );
-        openssl(&[&new[..], &["-subj", "/CN=s3", "-keyout", &key, "-out", &request]].concat());
-        openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            &extension,
-            "-out",
-            &certificate,
-        ]);
-        docker(&["cp", &certificate, &format!("{}:/cert.pem", server.container)]);
-        docker(&["cp", &key, &format!("{}:/key.pem", server.container)]);
+        let authority = Authority::new(house.path("authority"));
+        let signed = authority.sign("s3", &format!("subjectAltName = IP:{}", server.address));
+        for (file, place) in [(&signed.certificate, "/cert.pem"), (&signed.key, "/key.pem")] {
+            docker(&["cp", &file.to_string_lossy(), &format!("{}:{place}", server.container)]);
+        }
         server.start_again();
-        (server, std::fs::read_to_string(ca).expect("a certificate"))
+        (server, std::fs::read_to_string(authority.certificate()).expect("a certificate"))
     }
 
     /// Makes the container, which has its address from now on.
@@ -262,7 +235,8 @@ impl Proxy {
         Self::at(docker(&gateway).trim(), server, judge)
     }
 
-    fn at(host: &str, server: &Server, judge: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+    /// The same at an address of this machine.
+    pub fn at(host: &str, server: &Server, judge: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((host, 0)).expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let upstream = format!("{}:8333", server.address);

@@ -31,7 +31,7 @@ pub(super) async fn run(
 ) -> Result<Exit, Failure> {
     let policy = policy(control, place)?;
     let repositories = control.repositories_of(policy, place.repo.as_ref())?;
-    let Found { repository, commit, elsewhere } = repositories.find(control, policy, backup)?;
+    let Found { repository, commit, elsewhere, .. } = repositories.find(control, policy, backup)?;
     let reporter = context.reporter();
     let exported = export::export(control, repository, &commit, to, identity, &|tick| reporter.tick(tick)).await;
     reporter.finish();

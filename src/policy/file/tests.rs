@@ -246,14 +246,14 @@ fn every_problem_of_an_adopted_server_is_told() {
     insta::assert_snapshot!(told, @r#"
     policies/chado.toml:2:9: cluster.major: PostgreSQL major version "17.2" is not valid: one number since 10 ("17"), two before ("9.4")
         help: a quoted major version: "17", or "9.6" before 10
-    policies/chado.toml:3:8: cluster.host: [hosts.db1] is a remote host, which is not supported by this version
-        help: only hosts with endpoint = "unix://…" work in this version
     policies/chado.toml:4:10: cluster.pgdata: "data" is not an absolute path
         help: the absolute path of the data directory inside the container: "/var/lib/postgresql/data"
     policies/chado.toml:5:9: cluster.image: image has no effect for an adopted cluster (one with pgdata)
         help: remove it, or remove pgdata if pglife shall make the containers
     policies/chado.toml:6:11: cluster.publish: publish has no effect for an adopted cluster (one with pgdata)
         help: remove it, or remove pgdata if pglife shall make the containers
+    policies/chado.toml:8:10: backup.dump.repos[0]: local is a folder of this machine, and [hosts.db1] is another one
+        help: the workers run beside the data and store there themselves: name buckets
     "#);
 }
 

@@ -57,9 +57,7 @@ fn pass(mut from: UnixStream, mut to: UnixStream) {
 }
 
 fn use_socket(house: &House, socket: &str) {
-    let text = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
-    let text = text.split("[hosts.local]").next().expect("the part before").to_owned();
-    house.write("pglife.toml", &format!("{text}[hosts.local]\nendpoint = \"unix://{socket}\"\n"));
+    house.on_host(&format!("endpoint = \"unix://{socket}\""));
 }
 
 #[test]
