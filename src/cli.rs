@@ -27,6 +27,7 @@ mod check;
 mod cluster;
 mod completions;
 mod daemon;
+mod deps;
 mod doctor;
 mod drill;
 mod events;
@@ -155,6 +156,8 @@ enum Command {
     Repo(repo::Args),
     /// Make the keys of encrypted backups, and check that they open them
     Key(key::Args),
+    /// Containers that depend on clusters: list them, restart them in order
+    Deps(deps::Args),
     /// List the Docker hosts, and try to use them
     Host(host::Args),
     /// Check and show policies
@@ -274,6 +277,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Upgrade(args) => Box::pin(upgrade::run(args, context)).await,
         Command::Repo(args) => repo::run(&args, context).await,
         Command::Key(args) => key::run(&args, context),
+        Command::Deps(args) => deps::run(&args, context).await,
         Command::Host(args) => host::run(&args, context).await,
         Command::Policy(args) => policy::run(args, context),
         Command::Doctor => doctor::run(context).await,

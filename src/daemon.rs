@@ -21,6 +21,7 @@ mod jobs;
 mod keeper;
 mod lease;
 mod ticker;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -105,7 +106,10 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
         };
         keepers.spawn(keeper.run(around.clone()));
     }
+    let (newest, controls) = watch_channel::channel(Arc::clone(&control));
+    let watching = tokio::spawn(watch::run(controls, Arc::clone(&board), around.clone()));
     let mut daemon = Daemon {
+        newest,
         fence,
         unannounced: !fired.is_empty(),
         fingerprint: fingerprint(&control.configuration),
@@ -143,6 +147,9 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
     around.cancel();
     news.close();
     while keepers.join_next().await.is_some() {}
+    if let Err(error) = watching.await {
+        tracing::error!("watching over dependents ended badly: {error}");
+    }
     daemon.event(None, "daemon.stopped", "");
     Ok(exit)
 }
@@ -195,6 +202,8 @@ fn instance(configuration: &Configuration) -> String {
 /// What the loop owns.
 struct Daemon {
     control: Arc<ControlPlane>,
+    /// Hands it to those who watch over dependents.
+    newest: watch_channel::Sender<Arc<ControlPlane>>,
     /// Asks every run to end.
     stop: CancellationToken,
     board: Arc<Board>,
@@ -499,6 +508,7 @@ impl Daemon {
             Ok(state) => {
                 let consul = self.control.consul.clone();
                 self.control = Arc::new(ControlPlane { configuration, state, consul, cancel: self.stop.clone() });
+                self.newest.send_replace(Arc::clone(&self.control));
                 self.fingerprint = fingerprint(&self.control.configuration);
                 let summary = self.summary();
                 tracing::info!("the configuration was read again: {summary}");

@@ -8,6 +8,7 @@
 
 pub mod binary;
 pub mod container;
+mod events;
 pub mod label;
 mod tls;
 pub mod twin;
@@ -372,6 +373,37 @@ impl Engine {
             // 304: it does not run.
             Err(error) if !matches!(status_of(&error), Some(304 | 404)) => {
                 Err(self.failed(format!("stop container {container}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops a container as it says of itself: with its own signal, and its own time before it is killed.
+    pub async fn stop_gently(&self, container: &str) -> Result<(), DockerError> {
+        match self.patient.stop_container(container, None::<query::StopContainerOptions>).await {
+            // 304: it does not run.
+            Err(error) if !matches!(status_of(&error), Some(304 | 404)) => {
+                Err(self.failed(format!("stop container {container}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Freezes the processes of a container; content where they are.
+    pub async fn pause(&self, container: &str) -> Result<(), DockerError> {
+        match self.control.pause_container(container).await {
+            Err(error) if !error.to_string().contains("already paused") => {
+                Err(self.failed(format!("pause container {container}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the processes of a container go on; content where they do.
+    pub async fn unpause(&self, container: &str) -> Result<(), DockerError> {
+        match self.control.unpause_container(container).await {
+            Err(error) if !error.to_string().contains("not paused") => {
+                Err(self.failed(format!("unpause container {container}"))(error))
             }
             _ => Ok(()),
         }

@@ -20,6 +20,7 @@
 //! | [`selftest`] | spoils copies of a backup, and wants verification and drill to notice |
 //! | [`upgrade`] | moves a cluster to a newer major; made of backup, restore and facts |
 //! | [`status`] | how the clusters are: plain snapshots |
+//! | [`dependents`] | containers that go down with a cluster, and come back with it |
 //! | [`http`] | shows what the daemon knows |
 //! | [`daemon`] | starts what is scheduled, and tells how things are |
 //! | [`cli`] | the command line; `cli/output.rs` is the only place that prints |
@@ -32,6 +33,7 @@ pub mod configuration;
 pub mod consul;
 pub mod control;
 pub mod daemon;
+pub mod dependents;
 pub mod docker;
 pub mod document;
 pub mod drill;

@@ -24,6 +24,7 @@ use crate::backup_set::{Codec, CopyMode};
 use crate::cluster::{ClusterName, ContainerName, DatabaseName, HostName, PgMajor, RepoName, RoleName};
 use crate::facts;
 
+mod dependents;
 mod duration;
 pub mod file;
 pub mod form;
@@ -37,6 +38,7 @@ pub mod schedule;
 mod selection;
 mod upgrade;
 
+pub use dependents::{Dependents, OnDown, OnUp};
 pub(crate) use duration::HELP as DURATION_HELP;
 pub use duration::{Duration, DurationError};
 pub use memory::{Memory, MemoryError};
@@ -83,6 +85,8 @@ pub struct Policy {
     pub verify: Option<VerifyPolicy>,
     /// What must hold before an upgrade.
     pub upgrade: UpgradePolicy,
+    /// What becomes of the containers that depend on it.
+    pub dependents: Dependents,
 }
 
 impl Policy {

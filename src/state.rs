@@ -11,6 +11,7 @@
 //! The repository is the truth about backups; nothing here is needed to restore. A run whose lock is free and that has no
 //! end in the table died: the next run of pglife says so in the table and cleans up what it left.
 
+pub mod dependents;
 mod events;
 mod record;
 mod slots;
@@ -35,7 +36,7 @@ pub use record::{Made, Operation, RUN_FOLDER, RunRecord, Thing};
 pub use slots::{Fired, FiredSlots};
 
 /// Version of the tables. A newer one is refused.
-const SCHEMA_VERSION: u32 = 4;
+const SCHEMA_VERSION: u32 = 5;
 
 /// Why the state could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +176,9 @@ impl State {
                  create table if not exists events (
                      id integer primary key autoincrement, at text not null, cluster text, kind text not null,
                      text text not null) strict;
+                 create table if not exists dependents (
+                     cluster text not null, name text not null, id text not null, how text not null, at text not null,
+                     reason text not null, primary key (cluster, name)) strict;
                  {}
                  pragma user_version = {SCHEMA_VERSION};
                  commit;",

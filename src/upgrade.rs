@@ -113,6 +113,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         .safe("the new server's data are complete and compared; the old server's are untouched and kept")
     })?;
     let mut warnings = scene.report.left_to_do.clone();
+    warnings.extend(scene.release_dependents().await);
     scene.say("first backup of the new server");
     let policy = scene.new_policy();
     match backup::take_in_run(control, scene.run, &policy, scene.engine, scene.progress).await {
@@ -156,6 +157,9 @@ async fn undo_after(scene: &mut Scene<'_>, error: OperationError) -> OperationEr
 async fn go_back(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     scene.phase(Phase::Undoing)?;
     scene.drive(Goal::AsBefore).await?;
+    if let Some(trouble) = scene.release_dependents().await {
+        (scene.progress)(Tick::Warning(trouble));
+    }
     content::forget(scene.control, &scene.id);
     scene.phase(Phase::AsBefore)
 }

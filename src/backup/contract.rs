@@ -208,6 +208,7 @@ fn container() -> Container {
         image_id: "sha256:0123".to_owned(),
         running: true,
         created: None,
+        started_at: None,
         status: "running".to_owned(),
         exit_code: None,
         out_of_memory: false,

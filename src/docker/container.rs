@@ -19,6 +19,8 @@ pub struct Container {
     pub running: bool,
     /// When it was made; None where the engine does not say it in a way that we understand.
     pub created: Option<jiff::Timestamp>,
+    /// When its program was started last, in the engine's own words: others after a restart.
+    pub started_at: Option<String>,
     /// `running`, `exited`, `created`, ….
     pub status: String,
     /// Exit code of the last end.
@@ -90,6 +92,7 @@ impl Container {
             image_id: found.image.unwrap_or_default(),
             created: found.created.and_then(|time| time.parse().ok()),
             running: state.running.unwrap_or(false),
+            started_at: state.started_at,
             status: state.status.map(|status| status.to_string()).unwrap_or_default(),
             exit_code: state.exit_code,
             out_of_memory: state.oom_killed.unwrap_or(false),
@@ -215,6 +218,7 @@ mod tests {
             image_id: String::new(),
             created: None,
             running: true,
+            started_at: None,
             status: String::new(),
             exit_code: None,
             out_of_memory: false,

@@ -10,6 +10,14 @@ use crate::cluster::ClusterName;
 pub const CLUSTER: &str = "pglife.cluster";
 /// `database`, `data` or `dependent`.
 pub const ROLE: &str = "pglife.role";
+/// On users' containers: the clusters it depends on, `chado,blog`.
+pub const DEPENDS_ON: &str = "pglife.depends-on";
+/// On users' containers: what is done when the database goes down: `stop`, `pause`, `none`.
+pub const ON_DOWN: &str = "pglife.on-down";
+/// On users' containers: what is done when it is back: `start`, `restart`, `none`.
+pub const ON_UP: &str = "pglife.on-up";
+/// On users' containers: its place among those that depend on the same cluster; the low ones come back first.
+pub const ORDER: &str = "pglife.order";
 /// Set on everything pglife made.
 pub const MANAGED: &str = "pglife.managed";
 /// What it is for: [`Purpose`].

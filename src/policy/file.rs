@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use super::schedule::{self, Schedule, Zone};
 use super::{
     Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, LONGEST_CHAIN, Layout, Login, Managed,
-    Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, freshness, rate, retention, upgrade,
+    Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, dependents, freshness, rate, retention,
+    upgrade,
 };
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
@@ -50,7 +51,6 @@ pub struct Claim {
 pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings) -> Reading {
     let mut claims = Vec::new();
     let outcome = document::read(file, text, |root| {
-        root.unsupported("dependents", "this version leaves other containers alone: remove the section");
         let reader = Reader { cluster, settings };
         let server = root.section("cluster", |table| reader.server(table, &mut claims));
         let (dump, volume) = root.section("backup", |backup| {
@@ -66,6 +66,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             let zone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
             upgrade::read(table, zone.unwrap_or(Zone::UTC))
         });
+        let dependents = root.section("dependents", dependents::read);
         let (dump_freshness, volume_freshness, drill_freshness) = root.section("freshness", |table| {
             let limits = |kind: &str, schedule: Option<&Schedule>| {
                 table.optional(kind, |limits| read_limits(limits, schedule)).flatten()
@@ -98,6 +99,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             drill_freshness,
             verify,
             upgrade,
+            dependents,
         })
     });
     let policy = outcome.value.flatten().filter(|_| outcome.problems.is_empty());

@@ -41,6 +41,26 @@ pub struct PolicyFile {
     /// What must hold before an upgrade, and when one may begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeSection>,
+    /// What becomes of the containers that depend on the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependents: Option<DependentsSection>,
+}
+
+/// What containers that depend on the cluster do, unless their own labels say otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DependentsSection {
+    /// When the database goes down: `stop`, `pause` or `none`. Default: `stop`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(stop|pause|none)$"))]
+    pub on_down: Option<String>,
+    /// When it is back: `start`, `restart` (those that ran on, too) or `none`. Default: `start`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(start|restart|none)$"))]
+    pub on_up: Option<String>,
+    /// Whether `depends_on` of a compose file counts, besides pglife's labels. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compose: Option<bool>,
 }
 
 /// What must hold before `pglife upgrade`, and when it may begin.
@@ -396,6 +416,11 @@ impl From<&Policy> for PolicyFile {
                 sample: Some(verify.sample.to_string()),
             }),
             upgrade: Some(UpgradeSection::from(&policy.upgrade)),
+            dependents: Some(DependentsSection {
+                on_down: Some(policy.dependents.on_down.as_str().to_owned()),
+                on_up: Some(policy.dependents.on_up.as_str().to_owned()),
+                compose: Some(policy.dependents.compose),
+            }),
         }
     }
 }

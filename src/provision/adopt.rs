@@ -199,6 +199,7 @@ mod tests {
             image_id: "sha256:1".to_owned(),
             created: None,
             running: true,
+            started_at: None,
             status: "running".to_owned(),
             exit_code: None,
             out_of_memory: false,

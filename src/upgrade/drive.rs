@@ -11,6 +11,7 @@ use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
+use crate::dependents::act::Dependents;
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::twin::Blueprint;
@@ -99,6 +100,19 @@ impl<'a> Scene<'a> {
     pub(super) fn save_report(&self) -> Result<(), OperationError> {
         let text = serde_json::to_string(&self.report).expect("a report has only text keys");
         self.control.state.upgrade_report(&self.id, &text, Timestamp::now()).map_err(failed(&self.what))
+    }
+
+    /// The containers that depend on the cluster.
+    pub(super) fn dependents(&self) -> Dependents<'_> {
+        Dependents { control: self.control, engine: self.engine, policy: self.policy }
+    }
+
+    /// Brings back who was taken down, now that a server serves; what does not come back is told, and undoes nothing.
+    pub(super) async fn release_dependents(&mut self) -> Option<String> {
+        self.say("dependents come back");
+        let trouble = self.dependents().bring_all_back().await.err()?;
+        let next = trouble.next.as_deref().unwrap_or_default();
+        Some(format!("{}; next: {next}", trouble.chain()))
     }
 
     /// The policy by which the server in `container` is reached: everything of it is wanted.

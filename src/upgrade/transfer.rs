@@ -50,6 +50,10 @@ async fn from_stop_to_commit(
     old_programs: Option<&(VolumeName, OldPrograms)>,
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
+    let step = scene.step("dependents")?;
+    scene.dependents().take_all_down(&format!("upgrade to PostgreSQL {}", plan.to)).await?;
+    scene.end(step);
+
     let step = scene.step("stop")?;
     scene.report.stopped_at = Some(Timestamp::now());
     scene.save_report()?;

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 14] = [
     &["pipeline"],
     &["worker"],
     &["control"],
-    &["provision"],
+    &["dependents", "provision"],
     &["backup", "restore", "verification", "prune", "status", "sync"],
     &["drill", "export"],
     &["http", "selftest"],

@@ -45,6 +45,7 @@ pages! {
     verify => "docs/verify.md",
     daemon => "docs/daemon.md",
     consul => "docs/consul.md",
+    dependents => "docs/dependents.md",
     hosts => "docs/hosts.md",
     drills => "docs/drill.md",
     selftest => "docs/selftest.md",

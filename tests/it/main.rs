@@ -23,6 +23,7 @@ mod bucket;
 mod consul;
 mod copies;
 mod daemon;
+mod dependents;
 mod documents;
 mod drill;
 mod encryption;

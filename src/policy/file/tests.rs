@@ -172,6 +172,11 @@ fn the_smallest_policy_has_defaults() {
     method = "dump"
     rehearse = false
     timezone = "UTC"
+
+    [dependents]
+    on_down = "stop"
+    on_up = "start"
+    compose = false
     "#);
 }
 
@@ -374,15 +379,15 @@ fn impossible_combinations_are_refused() {
     "#);
     let told = problems(
         "[cluster]\nmajor = '17'\n[backup.dump]\nrepos = ['local']\n[freshness]\ndump = { warn = '1d', crit = '2d' \
-         }\nvolume = { warn = '1d', critical = '2d' }\n[drill]\n[dependents]\n",
+         }\nvolume = { warn = '1d', critical = '2d' }\n[drill]\n[dependents]\non_down = 'kill'\n",
     );
     insta::assert_snapshot!(told, @r#"
     policies/chado.toml:6:8: freshness.dump.critical: critical is missing
         help: { warn = "26h", critical = "50h" }
     policies/chado.toml:6:23: freshness.dump.crit: unknown key
         help: did you mean critical?
-    policies/chado.toml:9:2: dependents: [dependents] is not supported by this version
-        help: this version leaves other containers alone: remove the section
+    policies/chado.toml:10:11: dependents.on_down: "kill" is not known
+        help: "stop", "pause" or "none"
     "#);
 }
 

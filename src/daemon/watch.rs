@@ -1,0 +1,139 @@
+//! Dependents follow their clusters: a task for each cluster looks, and has [`dependents`] decide; a task for each host listens to
+//! its engine's events, and has the others look sooner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::HostName;
+use crate::control::{ControlPlane, OperationError, failed};
+use crate::dependents::act::Dependents;
+use crate::dependents::decide::Memory;
+use crate::docker::Engine;
+use crate::policy::Policy;
+use crate::status::board::{Board, Role};
+
+/// How often each cluster is looked at, whatever the events say.
+const LOOK: Duration = Duration::from_secs(10);
+/// Events come in showers.
+const SHOWER: Duration = Duration::from_millis(200);
+/// How soon an engine that went away is tried again, and how late at most.
+const RECONNECT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// Watches with the newest of `controls` until `cancel`.
+pub(super) async fn run(
+    mut controls: watch::Receiver<Arc<ControlPlane>>,
+    board: Arc<Board>,
+    cancel: CancellationToken,
+) {
+    while !cancel.is_cancelled() {
+        let control = Arc::clone(&controls.borrow_and_update());
+        let round = cancel.child_token();
+        let mut tasks = JoinSet::new();
+        let mut hosts: BTreeMap<HostName, watch::Sender<u64>> = BTreeMap::new();
+        for policy in control.configuration.policies.values() {
+            let happened = hosts.entry(policy.host.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+            tasks.spawn(follow(Arc::clone(&control), policy.clone(), Arc::clone(&board), happened, round.clone()));
+        }
+        for (host, happens) in hosts {
+            tasks.spawn(listen(Arc::clone(&control), host, happens, round.clone()));
+        }
+        // Nothing is dropped half-way: each task ends between two steps.
+        tokio::select! {
+            changed = controls.changed() => if changed.is_err() { cancel.cancel() },
+            () = cancel.cancelled() => {}
+        }
+        round.cancel();
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Listens to the events of a host; after each interruption everything is looked at anew.
+async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Sender<u64>, cancel: CancellationToken) {
+    let mut pause = RECONNECT[0];
+    while !cancel.is_cancelled() {
+        // An event between the look and the first one that is heard must not be lost.
+        let since = Timestamp::now() - SignedDuration::from_secs(1);
+        if let Ok(engine) = control.engine(&host).await {
+            let mut events = Box::pin(engine.container_events(since));
+            happens.send_modify(|count| *count += 1);
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    () = cancel.cancelled() => return,
+                };
+                match event {
+                    Some(Ok(name)) => {
+                        tracing::trace!(%host, name, "something happened to a container");
+                        happens.send_modify(|count| *count += 1);
+                        pause = RECONNECT[0];
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(%host, "events end: {error}");
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = cancel.cancelled() => return,
+        }
+        pause = (pause * 2).min(RECONNECT[1]);
+    }
+}
+
+/// Has the dependents of a cluster follow it.
+async fn follow(
+    control: Arc<ControlPlane>,
+    policy: Policy,
+    board: Arc<Board>,
+    mut happened: watch::Receiver<u64>,
+    cancel: CancellationToken,
+) {
+    let mut memory = Memory::default();
+    let mut engine = None;
+    while !cancel.is_cancelled() {
+        let mut wait = LOOK;
+        if board.read().role == Role::Standby {
+            // Another daemon watches; what this one knew is of no use when it takes over.
+            memory = Memory::default();
+        } else {
+            match settle(&control, &policy, &mut engine, &mut memory).await {
+                Ok(Some(until)) => wait = until.duration_since(Timestamp::now()).unsigned_abs().min(LOOK),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(cluster = %policy.name, "{}", error.chain());
+                    engine = None;
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => continue,
+            changed = happened.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => return,
+        }
+        tokio::time::sleep(SHOWER).await;
+        happened.mark_unchanged();
+    }
+}
+
+async fn settle(
+    control: &ControlPlane,
+    policy: &Policy,
+    engine: &mut Option<Engine>,
+    memory: &mut Memory,
+) -> Result<Option<Timestamp>, OperationError> {
+    let engine = match engine {
+        Some(engine) => engine,
+        None => engine.insert(control.engine(&policy.host).await.map_err(failed("its host cannot be used"))?),
+    };
+    Dependents { control, engine, policy }.settle(memory).await
+}

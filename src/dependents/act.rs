@@ -1,0 +1,261 @@
+//! Does what [`super::decide`] decides, and tells of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::decide::{FLAPPING, Memory, Seen, Step, decide};
+use super::{Follower, compose_project, find};
+use crate::control::{ControlPlane, OperationError, failed};
+use crate::docker::{DockerError, Engine, label};
+use crate::exit::Exit;
+use crate::policy::{OnDown, OnUp, Policy};
+use crate::state::dependents::{Taken, TakenHow};
+
+/// More steps than a cluster has containers come from something that undoes what we do.
+const MOST_STEPS: usize = 200;
+/// How long those that come back are waited for when a command asks for it.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+
+/// The dependents of one cluster.
+#[derive(Debug)]
+pub struct Dependents<'a> {
+    /// The control plane.
+    pub control: &'a ControlPlane,
+    /// The cluster's host.
+    pub engine: &'a Engine,
+    /// The cluster.
+    pub policy: &'a Policy,
+}
+
+/// What a look finds.
+#[derive(Debug)]
+pub struct Look {
+    /// How the database is.
+    pub database: Seen,
+    /// Who follows it, in the order in which they come back.
+    pub followers: Vec<Follower>,
+    /// What was taken down and is not back.
+    pub taken: Vec<Taken>,
+}
+
+impl Dependents<'_> {
+    /// Looks at the database and at who follows it.
+    pub async fn look(&self) -> Result<Look, OperationError> {
+        let what = || format!("the dependents of cluster \"{}\" cannot be looked at", self.policy.name);
+        let cannot = |error: DockerError| failed(what())(error);
+        let database = self.engine.container(self.policy.container.as_str()).await.map_err(cannot)?;
+        let mut found = BTreeMap::new();
+        for container in self.engine.containers_labelled(&[label::DEPENDS_ON]).await.map_err(cannot)? {
+            found.insert(container.id.clone(), container);
+        }
+        let project = database.as_ref().filter(|_| self.policy.dependents.compose).and_then(compose_project);
+        if let Some(project) = project {
+            let of_project = format!("com.docker.compose.project={project}");
+            for container in self.engine.containers_labelled(&[&of_project]).await.map_err(cannot)? {
+                found.insert(container.id.clone(), container);
+            }
+        }
+        let all: Vec<_> = found.into_values().collect();
+        let taken = self.control.state.taken_down(&self.policy.name).map_err(failed(what()))?;
+        let mut followers = find(&self.policy.name, database.as_ref(), &all, self.policy.dependents);
+        // While the database is gone nobody knows its compose project; who was taken down follows all the same.
+        let is_missing = |taken: &&Taken| followers.iter().all(|follower| follower.name != taken.name);
+        let missing: Vec<&Taken> = taken.iter().filter(is_missing).collect();
+        for taken in missing {
+            if let Some(container) = self.engine.container(&taken.name).await.map_err(cannot)? {
+                followers.push(super::follower(&container, 0, self.policy.dependents));
+            }
+        }
+        Ok(Look { database: Seen::of(database.as_ref()), followers, taken })
+    }
+
+    /// Does what is to be done, one thing after the other, until nothing is left. Returns when to look again, if something is due.
+    pub async fn settle(&self, memory: &mut Memory) -> Result<Option<Timestamp>, OperationError> {
+        for _ in 0..MOST_STEPS {
+            if self.control.cancel.is_cancelled() {
+                return Ok(None);
+            }
+            if self.is_being_upgraded()? {
+                // What was known is of the server before.
+                *memory = Memory::default();
+                return Ok(None);
+            }
+            let look = self.look().await?;
+            let now = Timestamp::now();
+            match decide(memory, &look.database, &look.followers, &look.taken, now) {
+                Step::Nothing => return Ok(None),
+                Step::Wait(until) => return Ok(Some(until)),
+                step => self.apply(step, &look.followers, memory).await?,
+            }
+        }
+        Ok(Some(Timestamp::now() + SignedDuration::from_secs(30)))
+    }
+
+    /// An upgrade takes them down and brings them back itself.
+    fn is_being_upgraded(&self) -> Result<bool, OperationError> {
+        let last = self.control.state.last_upgrade(&self.policy.name);
+        let last = last.map_err(failed("the journal of upgrades cannot be read"))?;
+        Ok(last.is_some_and(|upgrade| upgrade.is_open()))
+    }
+
+    async fn apply(&self, step: Step, followers: &[Follower], memory: &mut Memory) -> Result<(), OperationError> {
+        let now = Timestamp::now();
+        match step {
+            Step::Nothing | Step::Wait(_) => {}
+            Step::TakeDown { name, how, running, remember, reason } => {
+                let Some(follower) = followers.iter().find(|follower| follower.name == name) else { return Ok(()) };
+                let downs = memory.recent_downs(now);
+                if downs >= FLAPPING && followers.last().is_some_and(|last| last.name == name) {
+                    let text = format!(
+                        "the database went down {downs} times within 10 minutes; its dependents come back later each time"
+                    );
+                    self.event("dependent.flapping", &text);
+                }
+                if let Err(error) = self.take_down(follower, how, running, remember, &reason).await {
+                    self.event("dependent.failed", &format!("{name} could not be taken down: {}", error.chain()));
+                }
+            }
+            Step::BringBack(taken) => match self.bring_back(&taken).await {
+                Ok(()) => memory.is_back(&taken.name, now),
+                Err(error) => {
+                    if memory.has_failed(&taken.name, now) {
+                        let text = format!("{} could not be started; it is tried again: {}", taken.name, error.chain());
+                        self.event("dependent.failed", &text);
+                    }
+                }
+            },
+            Step::Restart(name) => {
+                let done = async {
+                    self.engine.stop_gently(&name).await?;
+                    self.engine.start(&name).await
+                };
+                match done.await.map_err(self.failed()) {
+                    Ok(()) => {
+                        memory.is_back(&name, now);
+                        self.event("dependent.restarted", &format!("{name}: the database was restarted"));
+                    }
+                    Err(error) => {
+                        self.event("dependent.failed", &format!("{name} could not be restarted: {}", error.chain()));
+                    }
+                }
+            }
+            Step::Forget { name, reason } => {
+                self.control.state.brought_back(&self.policy.name, &name).map_err(self.failed())?;
+                self.event("dependent.left", &format!("{name}: {reason}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_down(
+        &self,
+        follower: &Follower,
+        how: TakenHow,
+        running: bool,
+        remember: bool,
+        reason: &str,
+    ) -> Result<(), OperationError> {
+        let name = &follower.name;
+        if remember {
+            let (id, reason) = (follower.id.clone(), reason.to_owned());
+            let taken = Taken { name: name.clone(), id, how, at: Timestamp::now(), reason };
+            self.control.state.take_down(&self.policy.name, &taken).map_err(self.failed())?;
+        }
+        if !running {
+            self.event("dependent.ended", &format!("{name} ended by itself; {reason}"));
+            return Ok(());
+        }
+        match how {
+            TakenHow::Stopped => self.engine.stop_gently(name).await.map_err(self.failed())?,
+            TakenHow::Paused => self.engine.pause(name).await.map_err(self.failed())?,
+        }
+        self.event(&format!("dependent.{}", how.as_str()), &format!("{name}: {reason}"));
+        Ok(())
+    }
+
+    async fn bring_back(&self, taken: &Taken) -> Result<(), OperationError> {
+        match taken.how {
+            TakenHow::Stopped => self.engine.start(&taken.name).await.map_err(self.failed())?,
+            TakenHow::Paused => self.engine.unpause(&taken.name).await.map_err(self.failed())?,
+        }
+        self.control.state.brought_back(&self.policy.name, &taken.name).map_err(self.failed())?;
+        let word = if taken.how == TakenHow::Paused { "unpaused" } else { "started" };
+        self.event(
+            &format!("dependent.{word}"),
+            &format!("{}: the database serves; down since {}", taken.name, taken.at),
+        );
+        Ok(())
+    }
+
+    /// Takes all of them down, the last first. What cannot be stopped is an error, and those before it stay up.
+    pub async fn take_all_down(&self, reason: &str) -> Result<usize, OperationError> {
+        let look = self.look().await?;
+        let mut count = 0;
+        for follower in look.followers.iter().rev() {
+            let is_taken = look.taken.iter().any(|taken| taken.name == follower.name);
+            if follower.on_down == OnDown::Nothing || is_taken || !follower.running || follower.paused {
+                continue;
+            }
+            let how = if follower.on_down == OnDown::Pause { TakenHow::Paused } else { TakenHow::Stopped };
+            self.take_down(follower, how, true, follower.on_up != OnUp::Nothing, reason).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Brings back all that were taken down, the first first, each waited for until it is healthy. What cannot be brought back is
+    /// named at the end.
+    pub async fn bring_all_back(&self) -> Result<usize, OperationError> {
+        let (mut memory, mut count) = (Memory::default(), 0);
+        let mut troubles: Vec<String> = Vec::new();
+        let deadline = Timestamp::now() + PATIENCE;
+        loop {
+            let look = self.look().await?;
+            let now = Timestamp::now();
+            if look.taken.iter().all(|taken| troubles.iter().any(|trouble| trouble.starts_with(&taken.name))) {
+                break;
+            }
+            let step = decide(&mut memory, &look.database, &look.followers, &look.taken, now);
+            match step {
+                Step::BringBack(taken) => match self.bring_back(&taken).await {
+                    Ok(()) => {
+                        memory.is_back(&taken.name, now);
+                        count += 1;
+                    }
+                    Err(error) => {
+                        memory.has_failed(&taken.name, now);
+                        troubles.push(format!("{}: {}", taken.name, error.chain()));
+                    }
+                },
+                Step::Forget { .. } => self.apply(step, &look.followers, &mut memory).await?,
+                _ if now > deadline => {
+                    let left: Vec<&str> = look.taken.iter().map(|taken| taken.name.as_str()).collect();
+                    troubles.push(format!("{}: the database did not serve in time", left.join(", ")));
+                    break;
+                }
+                _ => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+        if troubles.is_empty() {
+            return Ok(count);
+        }
+        let what = format!("dependents of cluster \"{}\" are not back: {}", self.policy.name, troubles.join("; "));
+        Err(OperationError::new(Exit::Failed, what)
+            .safe("the cluster itself is not touched by this")
+            .next(format!("pglife deps list {}; then docker start them, or pglife deps restart", self.policy.name)))
+    }
+
+    fn failed<E: crate::control::Advise>(&self) -> impl FnOnce(E) -> OperationError + use<E> {
+        failed(format!("a dependent of cluster \"{}\" could not be changed", self.policy.name))
+    }
+
+    fn event(&self, kind: &str, text: &str) {
+        tracing::info!(cluster = %self.policy.name, "{kind}: {text}");
+        let recorded = self.control.state.record_event(Timestamp::now(), Some(&self.policy.name), kind, text);
+        if let Err(error) = recorded {
+            tracing::warn!("an event could not be recorded: {error}");
+        }
+    }
+}

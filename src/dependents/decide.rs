@@ -1,0 +1,263 @@
+//! What to do next about the dependents of a cluster. Pure.
+//!
+//! ```text
+//!            down for 5 s                            up, and steady for a while
+//!   serves ───────────────▶ each is taken down, ─────────────────────────────▶ each is brought back, the first first,
+//!                           the last first                                     and waited for until it is healthy
+//! ```
+//!
+//! A database that goes down again and again is waited for longer each time, so that its dependents are not worn out with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Follower;
+use crate::docker::Container;
+use crate::policy::{OnDown, OnUp};
+use crate::state::dependents::{Taken, TakenHow};
+
+/// How long the database must be down before anything is done: a restart is shorter.
+pub const DEBOUNCE: SignedDuration = SignedDuration::from_secs(5);
+/// How long it must serve before its dependents come back, the first time.
+const STEADY: SignedDuration = SignedDuration::from_secs(1);
+/// However often it went down, its dependents do not wait longer than this.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(300);
+/// Going down is counted for so long.
+const COUNTED: SignedDuration = SignedDuration::from_mins(10);
+/// From so many times on it is told as flapping.
+pub const FLAPPING: usize = 3;
+/// How long one that was started is waited for to become healthy, before the next one is.
+const HEALTH: SignedDuration = SignedDuration::from_secs(60);
+/// When one that could not be started is tried again.
+const AGAIN: SignedDuration = SignedDuration::from_secs(30);
+
+/// How the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It serves.
+    Up {
+        /// Which container, started when: another one after a restart.
+        life: String,
+    },
+    /// It comes up.
+    Starting,
+    /// It does not serve, and why.
+    Down(String),
+}
+
+impl Seen {
+    /// How a database container is; nothing where there is none.
+    pub fn of(container: Option<&Container>) -> Self {
+        let Some(container) = container else { return Self::Down("its container is gone".to_owned()) };
+        match (container.status.as_str(), container.health.as_deref()) {
+            ("running", None | Some("healthy")) => {
+                Self::Up { life: format!("{} {}", container.id, container.started_at.as_deref().unwrap_or_default()) }
+            }
+            ("running", Some("starting")) => Self::Starting,
+            ("running", Some(health)) => Self::Down(format!("its container is {health}")),
+            ("exited", _) => Self::Down(match container.exit_code {
+                Some(code) => format!("its container exited with code {code}"),
+                None => "its container exited".to_owned(),
+            }),
+            (status, _) => Self::Down(format!("its container is {status}")),
+        }
+    }
+}
+
+/// What is known from earlier looks. A new one knows nothing, and does no harm.
+#[derive(Debug, Default)]
+pub struct Memory {
+    life: Option<String>,
+    /// Who ran when the database last served.
+    ran: BTreeSet<String>,
+    down_since: Option<Timestamp>,
+    up_since: Option<Timestamp>,
+    /// When dependents were taken down.
+    downs: Vec<Timestamp>,
+    /// This outage is among them.
+    counted: bool,
+    /// Who was taken down in this outage.
+    handled: BTreeSet<String>,
+    /// Those that are to be restarted because the database was, while they ran on.
+    restart: BTreeSet<String>,
+    /// Those that were brought back, and when: they are waited for.
+    back: BTreeMap<String, Timestamp>,
+    /// Those that could not be brought back, and when that was tried.
+    failed: BTreeMap<String, Timestamp>,
+}
+
+/// The next thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until somebody looks again.
+    Nothing,
+    /// Nothing before then.
+    Wait(Timestamp),
+    /// Take this one down; it is remembered first.
+    TakeDown {
+        /// Its name.
+        name: String,
+        /// How.
+        how: TakenHow,
+        /// It runs; else it only has to be remembered, for it ended by itself.
+        running: bool,
+        /// It is to be remembered, and brought back.
+        remember: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Bring back what was taken down.
+    BringBack(Taken),
+    /// Restart one that ran on while the database restarted.
+    Restart(String),
+    /// What was taken down is gone or back by other means: it is not ours any more.
+    Forget {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Memory {
+    /// How often dependents were taken down lately.
+    pub fn recent_downs(&self, now: Timestamp) -> usize {
+        self.downs.iter().filter(|at| now.duration_since(**at) < COUNTED).count()
+    }
+
+    /// One was brought back.
+    pub fn is_back(&mut self, name: &str, now: Timestamp) {
+        self.back.insert(name.to_owned(), now);
+        self.failed.remove(name);
+    }
+
+    /// One could not be brought back. True where that is news.
+    pub fn has_failed(&mut self, name: &str, now: Timestamp) -> bool {
+        self.failed.insert(name.to_owned(), now).is_none()
+    }
+
+    /// How long the database must serve before dependents come back.
+    fn steady(&self, now: Timestamp) -> SignedDuration {
+        let downs = u32::try_from(self.recent_downs(now)).unwrap_or(u32::MAX);
+        let factor = 2_i32.checked_pow(downs.saturating_sub(1)).unwrap_or(i32::MAX);
+        STEADY.checked_mul(factor).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
+    }
+}
+
+/// What to do next. `followers` are in the order in which they come back; `taken` is what was taken down before.
+pub fn decide(memory: &mut Memory, database: &Seen, followers: &[Follower], taken: &[Taken], now: Timestamp) -> Step {
+    memory.downs.retain(|at| now.duration_since(*at) < COUNTED);
+    match database {
+        Seen::Down(reason) => down(memory, reason, followers, taken, now),
+        Seen::Starting => {
+            memory.up_since = None;
+            Step::Nothing
+        }
+        Seen::Up { life } => up(memory, life, followers, taken, now),
+    }
+}
+
+fn down(memory: &mut Memory, reason: &str, followers: &[Follower], taken: &[Taken], now: Timestamp) -> Step {
+    memory.up_since = None;
+    memory.back.clear();
+    let since = *memory.down_since.get_or_insert(now);
+    let due = since + DEBOUNCE;
+    // Whoever remembered it may have died before it was touched; what somebody started since is left alone.
+    let unsure = memory.life.is_none();
+    let next = followers.iter().rev().find(|follower| {
+        let runs = follower.running && !follower.paused;
+        let is_taken = taken.iter().any(|taken| taken.name == follower.name);
+        let is_done = is_taken && !(unsure && runs && !memory.handled.contains(&follower.name));
+        // One that ended by itself, because its database did, has run.
+        follower.on_down != OnDown::Nothing && !is_done && (runs || memory.ran.contains(&follower.name))
+    });
+    let Some(follower) = next else { return Step::Nothing };
+    if now < due {
+        return Step::Wait(due);
+    }
+    memory.ran.remove(&follower.name);
+    memory.handled.insert(follower.name.clone());
+    if !std::mem::replace(&mut memory.counted, true) {
+        memory.downs.push(now);
+    }
+    Step::TakeDown {
+        name: follower.name.clone(),
+        how: if follower.on_down == OnDown::Pause { TakenHow::Paused } else { TakenHow::Stopped },
+        running: follower.running,
+        remember: follower.on_up != OnUp::Nothing,
+        reason: format!("the database is down: {reason}"),
+    }
+}
+
+fn up(memory: &mut Memory, life: &str, followers: &[Follower], taken: &[Taken], now: Timestamp) -> Step {
+    memory.down_since = None;
+    memory.counted = false;
+    memory.handled.clear();
+    if memory.life.as_deref().is_some_and(|before| before != life) {
+        let ran_on = followers.iter().filter(|follower| follower.on_up == OnUp::Restart && follower.running);
+        let is_taken = |name: &str| taken.iter().any(|taken| taken.name == name);
+        memory
+            .restart
+            .extend(ran_on.filter(|follower| !is_taken(&follower.name)).map(|follower| follower.name.clone()));
+    }
+    memory.life = Some(life.to_owned());
+    let since = *memory.up_since.get_or_insert(now);
+    let gone = taken.iter().find(|taken| followers.iter().all(|follower| follower.name != taken.name));
+    if let Some(gone) = gone {
+        return Step::Forget { name: gone.name.clone(), reason: "its container is gone".to_owned() };
+    }
+    let mut wait: Option<Timestamp> = None;
+    for follower in followers {
+        let mine = taken.iter().find(|taken| taken.name == follower.name);
+        let restart = memory.restart.contains(&follower.name);
+        if mine.is_some() || restart {
+            let due = since + memory.steady(now);
+            if now < due {
+                return Step::Wait(due);
+            }
+            if let Some(failed) = memory.failed.get(&follower.name)
+                && now < *failed + AGAIN
+            {
+                // The others do not wait for it.
+                wait = Some(wait.map_or(*failed + AGAIN, |wait| wait.min(*failed + AGAIN)));
+                continue;
+            }
+        }
+        match mine {
+            Some(taken) if taken.id == follower.id && follower.running && !follower.paused => {
+                return Step::Forget {
+                    name: follower.name.clone(),
+                    reason: "it was started by somebody else".to_owned(),
+                };
+            }
+            Some(taken) if taken.id != follower.id => {
+                return Step::Forget { name: follower.name.clone(), reason: "it is another container now".to_owned() };
+            }
+            Some(taken) => return Step::BringBack(taken.clone()),
+            None if restart => {
+                memory.restart.remove(&follower.name);
+                if follower.running {
+                    return Step::Restart(follower.name.clone());
+                }
+            }
+            None => {}
+        }
+        // Who comes after it waits until it serves, but not for ever.
+        if let Some(back) = memory.back.get(&follower.name)
+            && follower.health.as_deref() == Some("starting")
+            && now < *back + HEALTH
+        {
+            let someone_waits = taken.iter().any(|taken| taken.name != follower.name) || !memory.restart.is_empty();
+            if someone_waits {
+                return Step::Wait((now + SignedDuration::from_millis(500)).min(*back + HEALTH));
+            }
+        }
+    }
+    let runs = followers.iter().filter(|follower| follower.running);
+    memory.ran = runs.map(|follower| follower.name.clone()).collect();
+    wait.map_or(Step::Nothing, Step::Wait)
+}
+
+#[cfg(test)]
+mod tests;

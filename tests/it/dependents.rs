@@ -1,0 +1,206 @@
+//! Containers that depend on a database go down with it, in order, and come back with it; nobody else's is touched.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, events};
+use crate::house::{House, docker, wait_for, wait_for_server};
+
+const STATE: &str = "{{.State.Status}}";
+
+fn state(container: &str) -> String {
+    docker(&["inspect", "--format", STATE, container]).trim().to_owned()
+}
+
+fn started(container: &str) -> String {
+    docker(&["inspect", "--format", "{{.State.StartedAt}}", container]).trim().to_owned()
+}
+
+/// A database, and three containers that depend on it, one after the other.
+struct Scene {
+    house: House,
+    cluster: String,
+    database: String,
+    chain: [String; 3],
+}
+
+impl Scene {
+    fn new(test: &str) -> Self {
+        let house = House::new(test);
+        let cluster = house.cluster("c", "17", "");
+        let database = format!("{cluster}-db");
+        let label = format!("pglife.depends-on={cluster}");
+        let one = |short: &str, order: &str, more: &[&str]| {
+            let order = format!("pglife.order={order}");
+            // It says when it is told to end, and obeys.
+            let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+            let arguments = ["--label", &label, "--label", &order];
+            house.foreign(short, &[&arguments, more, &["busybox", "sh", "-c", script]].concat())
+        };
+        let healthy = ["--health-cmd", "true", "--health-interval", "1s"];
+        let chain =
+            [one("api", "1", &healthy), one("web", "2", &["--label", "pglife.on-up=restart"]), one("cron", "3", &[])];
+        wait_for_server(&database);
+        Self { house, cluster, database, chain }
+    }
+
+    fn states(&self) -> [String; 3] {
+        self.chain.each_ref().map(|container| state(container))
+    }
+
+    fn all(&self, wanted: &str) -> bool {
+        self.states().iter().all(|state| state == wanted)
+    }
+
+    /// The names in the events of one kind, in order, shortened.
+    fn told(&self, kind: &str) -> Vec<String> {
+        let prefix = self.house.name("");
+        let name = |text: String| text.split(':').next().expect("a name").trim_start_matches(&prefix).to_owned();
+        events(&self.house, kind).into_iter().map(name).collect()
+    }
+
+    fn healthy(&self) -> bool {
+        docker(&["inspect", "--format", "{{.State.Health.Status}}", &self.database]).trim() == "healthy"
+    }
+
+    /// Waits until the database is healthy, then until all are back; returns how long that took.
+    fn come_back(&self) -> Duration {
+        wait_for("a healthy database", || self.healthy());
+        let since = Instant::now();
+        wait_for("all of them back", || self.all("running"));
+        since.elapsed()
+    }
+}
+
+#[test]
+fn they_follow_a_database_that_is_killed_stopped_paused_and_restarted() {
+    let scene = Scene::new("deps");
+    let (house, database) = (&scene.house, scene.database.as_str());
+    let bystander = house.foreign("bystander", &["busybox", "sleep", "600"]);
+    let listed = house.items(&["deps", "list", &scene.cluster]);
+    let names: Vec<&str> = listed.iter().map(|row| row["container"].as_str().expect("a name")).collect();
+    assert_eq!(names, scene.chain.each_ref().map(String::as_str));
+    assert_eq!(listed[1]["on_up"], "restart");
+    let daemon = Daemon::start(house);
+    wait_for("the start", || !events(house, "daemon.started").is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+
+    // Killed, and nobody starts it.
+    docker(&["kill", database]);
+    wait_for("all of them down", || scene.all("exited"));
+    assert_eq!(scene.told("dependent.stopped"), ["cron", "web", "api"]);
+    let row = house.items(&["deps", "list", &scene.cluster]).remove(0);
+    assert!(
+        row["down_since"].is_string() && row["reason"].as_str().expect("why").contains("exited with code 137"),
+        "{row}"
+    );
+    // The daemon dies too; the next one knows what is owed.
+    daemon.kill();
+    docker(&["start", database]);
+    wait_for("a healthy database", || scene.healthy());
+    assert!(scene.all("exited"));
+    let daemon = Daemon::start(house);
+    assert!(scene.come_back() < Duration::from_secs(10));
+    assert_eq!(scene.told("dependent.started"), ["api", "web", "cron"]);
+    assert_eq!(house.items(&["deps", "list", &scene.cluster])[0]["down_since"], Value::Null);
+
+    // One that a human stopped stays as it is.
+    docker(&["stop", &scene.chain[2]]);
+    std::thread::sleep(Duration::from_secs(1));
+    docker(&["stop", database]);
+    wait_for("all of them down", || scene.all("exited"));
+    docker(&["start", database]);
+    wait_for("a healthy database", || scene.healthy());
+    let since = Instant::now();
+    wait_for("two of them back", || scene.states() == ["running", "running", "exited"]);
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(scene.states(), ["running", "running", "exited"]);
+    docker(&["start", &scene.chain[2]]);
+
+    // A restart is over before anybody is stopped; who wants to is restarted after it.
+    let before = scene.chain.each_ref().map(|container| started(container));
+    docker(&["restart", database]);
+    wait_for("the restart of one", || started(&scene.chain[1]) != before[1]);
+    assert_eq!((started(&scene.chain[0]), started(&scene.chain[2])), (before[0].clone(), before[2].clone()));
+    assert_eq!(scene.told("dependent.restarted"), ["web"]);
+
+    // Frozen.
+    docker(&["pause", database]);
+    wait_for("all of them down", || scene.all("exited"));
+    docker(&["unpause", database]);
+    assert!(scene.come_back() < Duration::from_secs(15));
+
+    assert_eq!(state(&bystander), "running");
+    assert_eq!(events(house, "dependent.failed"), Vec::<String>::new());
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn they_are_restarted_in_order_by_hand() {
+    let scene = Scene::new("depshand");
+    let (house, cluster) = (&scene.house, scene.cluster.as_str());
+    let before = scene.chain.each_ref().map(|container| started(container));
+    house.pglife(&["deps", "restart", cluster]).ok().says(&["3 were taken down, 3 are back"]);
+    assert!(scene.all("running"));
+    assert!(scene.chain.iter().zip(&before).all(|(container, before)| started(container) != *before));
+    assert_eq!(scene.told("dependent.stopped"), ["cron", "web", "api"]);
+    assert_eq!(scene.told("dependent.started"), ["api", "web", "cron"]);
+
+    // Of a database that is down nobody is taken down.
+    docker(&["stop", &scene.database]);
+    house.pglife(&["deps", "restart", cluster]).exits(15).says(&["the database is down", "\n  next: "]);
+    assert!(scene.all("running"));
+}
+
+/// Who wants to know when: each line of the journal of what happened, by kind and name.
+fn story(scene: &Scene) -> Vec<String> {
+    let all = scene.house.items(&["events", "-n", "1000"]);
+    let prefix = scene.house.name("");
+    let dependents = all.iter().filter_map(|event| {
+        let kind = event["kind"].as_str()?.strip_prefix("dependent.")?;
+        let name = event["text"].as_str()?.split(':').next()?;
+        Some(format!("{kind} {}", name.trim_start_matches(&prefix)))
+    });
+    dependents.collect()
+}
+
+#[test]
+fn an_upgrade_takes_them_down_and_brings_them_back_whichever_way_it_ends() {
+    let scene = Scene::new("depsup");
+    let (house, cluster) = (&scene.house, scene.cluster.as_str());
+    let there_and_back =
+        ["stopped cron", "stopped web", "stopped api", "started api", "started web", "started cron"].map(str::to_owned);
+    // A daemon that watches does not meddle.
+    let daemon = Daemon::start(house);
+    wait_for("the start", || !events(house, "daemon.started").is_empty());
+
+    // It cannot go on: as before.
+    let volume = format!("pglife-{cluster}-data-pg18");
+    let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=20m"];
+    let label = format!("pglife.cluster={cluster}");
+    docker(&[&["volume", "create", "--label", &label], &options[..], &[&volume]].concat());
+    house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]).exits(22);
+    assert_eq!(story(&scene), there_and_back);
+    assert!(scene.all("running"));
+
+    // It is killed while they are down: the resume brings them back.
+    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    wait_for("all of them down", || scene.all("exited"));
+    child.kill().expect("it is killed");
+    child.wait().expect("it ends");
+    house.pglife(&["upgrade", "resume", cluster]).exits(22);
+    assert_eq!(story(&scene)[6..], there_and_back);
+    assert!(scene.all("running"));
+
+    // Upgraded, and back again.
+    house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]).ok();
+    assert_eq!(story(&scene)[12..], there_and_back);
+    house.pglife(&["upgrade", "rollback", cluster]).ok();
+    assert_eq!(story(&scene)[18..], there_and_back);
+    assert!(scene.all("running"));
+    assert_eq!(daemon.stop(), 0);
+}
