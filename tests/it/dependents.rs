@@ -1,11 +1,12 @@
 //! Containers that depend on a database go down with it, in order, and come back with it; nobody else's is touched.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::daemon::{Daemon, events};
-use crate::house::{House, docker, wait_for, wait_for_server};
+use crate::house::{House, docker, try_docker, wait_for, wait_for_server};
 
 const STATE: &str = "{{.State.Status}}";
 
@@ -176,25 +177,26 @@ fn an_upgrade_takes_them_down_and_brings_them_back_whichever_way_it_ends() {
     let daemon = Daemon::start(house);
     wait_for("the start", || !events(house, "daemon.started").is_empty());
 
-    // It cannot go on: as before.
-    let volume = format!("pglife-{cluster}-data-pg18");
-    let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=20m"];
-    let label = format!("pglife.cluster={cluster}");
-    docker(&[&["volume", "create", "--label", &label], &options[..], &[&volume]].concat());
-    house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]).exits(22);
-    assert_eq!(story(&scene), there_and_back);
-    assert!(scene.all("running"));
-
-    // It is killed while they are down: the resume brings them back.
-    let mut command = house.command(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]);
-    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    let mut child = command.spawn().expect("it starts");
-    wait_for("all of them down", || scene.all("exited"));
-    child.kill().expect("it is killed");
-    child.wait().expect("it ends");
-    house.pglife(&["upgrade", "resume", cluster]).exits(22);
-    assert_eq!(story(&scene)[6..], there_and_back);
-    assert!(scene.all("running"));
+    // Its worker is killed while they are down, then pglife itself, and resumed: as before, both times.
+    for (time, pglife_too) in [(0, false), (1, true)] {
+        let mut command = house.command(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        wait_for("all of them down", || scene.all("exited"));
+        if pglife_too {
+            child.kill().expect("it is killed");
+            child.wait().expect("it ends");
+            house.pglife(&["upgrade", "resume", cluster]).exits(22);
+        } else {
+            wait_for("the end of its worker", || {
+                let label = format!("label=pglife.cluster={cluster}");
+                let list = docker(&["ps", "-q", "--filter", &label, "--filter", "label=pglife.purpose=worker"]);
+                list.lines().next().is_some_and(|worker| try_docker(&["kill", worker]).exit == 0)
+            });
+            assert_eq!(child.wait().expect("it ends").code(), Some(22));
+        }
+        assert_eq!(story(&scene)[6 * time..], there_and_back);
+        assert!(scene.all("running"));
+    }
 
     // Upgraded, and back again.
     house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]).ok();
