@@ -30,6 +30,7 @@ mod daemon;
 mod deps;
 mod doctor;
 mod drill;
+mod env;
 mod events;
 mod explain;
 mod failure;
@@ -158,6 +159,8 @@ enum Command {
     Key(key::Args),
     /// Containers that depend on clusters: list them, restart them in order
     Deps(deps::Args),
+    /// Run a command with a cluster's variables from Consul; set and list them
+    Env(env::Args),
     /// List the Docker hosts, and try to use them
     Host(host::Args),
     /// Check and show policies
@@ -183,6 +186,8 @@ pub struct Context {
     pub progress: ProgressMode,
     /// Cancelled by SIGINT and SIGTERM: end in good order, soon.
     pub cancel: CancellationToken,
+    /// How the process ends where another program says it.
+    ends_with: OnceLock<u8>,
 }
 
 impl Context {
@@ -194,6 +199,11 @@ impl Context {
     /// Reads the configuration and opens the state that belongs to it.
     pub fn control(&self) -> Result<ControlPlane, Failure> {
         Ok(ControlPlane::open(self.configuration()?, self.cancel.clone())?)
+    }
+
+    /// The process ends with the exit code of another program, not with one of pglife's.
+    fn end_with(&self, code: u8) {
+        self.ends_with.set(code).ok();
     }
 
     /// Shows progress as it was asked for.
@@ -227,7 +237,7 @@ impl Context {
 }
 
 /// Runs what the command line asks for, to the exit code.
-pub async fn start(cli: Cli) -> Exit {
+pub async fn start(cli: Cli) -> u8 {
     let Cli { global, command } = cli;
     start_log(&global);
     let output = Output::new(global.output, global.quiet);
@@ -237,14 +247,14 @@ pub async fn start(cli: Cli) -> Exit {
         Err(error) => {
             let failure = Failure::new(Exit::Failed, anyhow::Error::new(error).context("signals cannot be received"));
             output.failure(&failure);
-            return failure.exit;
+            return failure.exit.code();
         }
     };
     let progress = match global.progress {
         ProgressMode::Auto if global.quiet || !io::stderr().is_terminal() => ProgressMode::None,
         chosen => chosen,
     };
-    let context = Context { config: global.config, output, progress, cancel };
+    let context = Context { config: global.config, output, progress, cancel, ends_with: OnceLock::new() };
     let ended = Box::pin(run(command, &context)).await;
     let exit = match ended {
         Ok(exit) => exit,
@@ -256,7 +266,7 @@ pub async fn start(cli: Cli) -> Exit {
         }
     };
     signals.listener.abort();
-    exit
+    context.ends_with.get().copied().unwrap_or(exit.code())
 }
 
 async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
@@ -278,6 +288,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Repo(args) => repo::run(&args, context).await,
         Command::Key(args) => key::run(&args, context),
         Command::Deps(args) => deps::run(&args, context).await,
+        Command::Env(args) => env::run(args, context).await,
         Command::Host(args) => host::run(&args, context).await,
         Command::Policy(args) => policy::run(args, context),
         Command::Doctor => doctor::run(context).await,

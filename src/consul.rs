@@ -1,10 +1,12 @@
-//! Consul's HTTP API, as far as pglife needs it: services and their checks ([`service`]), keys, sessions and locks ([`session`]).
+//! Consul's HTTP API, as far as pglife needs it: services and their checks ([`service`]), keys, sessions and locks ([`session`]),
+//! and keys below one ([`tree`]).
 //!
 //! Each call is one request with a limit of its own; nothing is retried here. The token is read from its file for each request,
 //! so that it can be renewed, and travels in a header only.
 
 pub mod service;
 pub mod session;
+pub mod tree;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,12 +113,25 @@ impl ConsulError {
 pub struct Consul {
     http: Client,
     settings: settings::Consul,
+    /// Instead of the settings' file.
+    token: Option<Token>,
 }
 
 /// What came back.
 struct Answer {
     status: StatusCode,
+    /// The moment of what was read.
+    index: Option<u64>,
     body: Vec<u8>,
+}
+
+/// A token that is not in a file; never shown.
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Token")
+    }
 }
 
 impl Consul {
@@ -140,7 +155,18 @@ impl Consul {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|source| ConsulError::Client { source })?;
-        Ok(Self { http, settings: settings.clone() })
+        Ok(Self { http, settings: settings.clone(), token: None })
+    }
+
+    /// With a token that is not in a file.
+    #[must_use]
+    pub fn with_token(self, token: Option<String>) -> Self {
+        Self { token: token.map(Token), ..self }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> &str {
+        &self.settings.address
     }
 
     /// A key below the prefix of all of pglife's.
@@ -149,6 +175,9 @@ impl Consul {
     }
 
     fn token(&self) -> Result<Option<String>, ConsulError> {
+        if let Some(Token(token)) = &self.token {
+            return Ok(Some(token.clone()));
+        }
         let Some(file) = &self.settings.token_file else { return Ok(None) };
         match std::fs::read_to_string(file) {
             Ok(text) => Ok(Some(text.trim().to_owned())),
@@ -163,8 +192,19 @@ impl Consul {
         body: Option<Vec<u8>>,
         action: &str,
     ) -> Result<Answer, ConsulError> {
+        self.ask_within(method, path, body, action, PATIENCE).await
+    }
+
+    async fn ask_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        action: &str,
+        patience: Duration,
+    ) -> Result<Answer, ConsulError> {
         let address = || self.settings.address.clone();
-        let mut request = self.http.request(method, format!("{}{path}", self.settings.address));
+        let mut request = self.http.request(method, format!("{}{path}", self.settings.address)).timeout(patience);
         if let Some(token) = self.token()? {
             request = request.header("X-Consul-Token", token);
         }
@@ -176,12 +216,13 @@ impl Consul {
             |source: reqwest::Error| ConsulError::Unreachable { address: address(), source: source.without_url() };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
+        let index = response.headers().get("X-Consul-Index").and_then(|index| index.to_str().ok()?.parse().ok());
         let body = response.bytes().await.map_err(unreachable)?.to_vec();
         if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
             let words = words(&body);
             return Err(ConsulError::Refused { address: address(), action: action.to_owned(), words });
         }
-        Ok(Answer { status, body })
+        Ok(Answer { status, index, body })
     }
 
     /// An answer that must be a success.

@@ -38,6 +38,7 @@ pub mod docker;
 pub mod document;
 pub mod drill;
 pub mod encryption;
+pub mod environment;
 pub mod exit;
 pub mod export;
 pub mod facts;

@@ -11,5 +11,5 @@ fn main() -> anyhow::Result<ExitCode> {
     let exit = runtime.block_on(start(cli));
     // A question nobody answered must not keep the process alive.
     runtime.shutdown_background();
-    Ok(ExitCode::from(exit.code()))
+    Ok(ExitCode::from(exit))
 }

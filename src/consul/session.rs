@@ -36,10 +36,14 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// What is in it.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.value.as_deref().and_then(decoded).unwrap_or_default()
+    }
+
     /// What is in it, as text.
     pub fn text(&self) -> String {
-        let bytes = self.value.as_deref().and_then(decoded).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 }
 

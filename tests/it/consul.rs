@@ -11,14 +11,14 @@ use crate::daemon::{Daemon, events};
 use crate::house::{House, docker, try_docker, wait_for};
 
 /// A Consul agent at a port of this machine.
-struct Consul {
+pub struct Consul {
     container: String,
-    port: u16,
+    pub port: u16,
     token: Option<&'static str>,
 }
 
 const ROOT: &str = "b1gs33cr-3t11-1111-1111-111111111111";
-const LEAST: &str = "1e5a1000-2222-2222-2222-222222222222";
+pub const LEAST: &str = "1e5a1000-2222-2222-2222-222222222222";
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
@@ -59,20 +59,20 @@ pub fn ask(port: u16, method: &str, path: &str, token: Option<&str>, body: &str)
 
 impl Consul {
     /// An agent in development mode: a restart forgets everything.
-    fn forgetful(house: &House) -> Self {
+    pub fn forgetful(house: &House) -> Self {
         let consul = Self { container: house.name("consul"), port: free_port(), token: None };
         consul.run(house, "");
         consul
     }
 
     /// An agent that refuses whoever has no token.
-    fn strict(house: &House) -> Self {
+    pub fn strict(house: &House) -> Self {
         let consul = Self { container: house.name("consul"), port: free_port(), token: Some(ROOT) };
         consul.run_strict(house);
         consul
     }
 
-    fn run_strict(&self, house: &House) {
+    pub fn run_strict(&self, house: &House) {
         let rules = format!(
             "acl {{ enabled = true default_policy = \"deny\" tokens {{ master = \"{ROOT}\" agent = \"{ROOT}\" }} }}"
         );
@@ -101,7 +101,7 @@ impl Consul {
         wait_for("a leader", || self.get("/v1/status/leader").as_str().is_some_and(|leader| !leader.is_empty()));
     }
 
-    fn get(&self, path: &str) -> Value {
+    pub fn get(&self, path: &str) -> Value {
         serde_json::from_str(&ask(self.port, "GET", path, self.token, "").1).unwrap_or_default()
     }
 
@@ -117,7 +117,7 @@ impl Consul {
     }
 
     /// Makes the token of the policy that the documentation shows, and a database's service as registrator makes it.
-    fn furnish(&self) {
+    pub fn furnish(&self) {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/consul.md")).expect("the page");
         let rules = page.split("```text\n").find(|block| block.starts_with("key_prefix")).expect("the policy");
         let rules = rules.split("```").next().expect("a part");

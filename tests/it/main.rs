@@ -28,6 +28,7 @@ mod documents;
 mod drill;
 mod encryption;
 mod engine;
+mod environment;
 mod everything;
 mod hosts;
 mod house;
