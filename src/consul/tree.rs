@@ -33,7 +33,11 @@ impl Consul {
         let index = answer.index.unwrap_or(1).max(1);
         // It goes backwards where the servers lost what they had: everything is new then.
         let pairs: Vec<Pair> = match answer.status.as_u16() {
-            404 => Vec::new(),
+            404 => {
+                // What a token may not see is left out in silence; asked for one key, Consul says so.
+                self.get(&format!("{key}/")).await?;
+                Vec::new()
+            }
             _ => self.read(&self.good(answer, &action)?, &action)?,
         };
         let below = format!("{key}/");

@@ -106,7 +106,7 @@ impl Consul {
     }
 
     #[track_caller]
-    fn put(&self, path: &str, body: &Value) -> String {
+    pub fn put(&self, path: &str, body: &Value) -> String {
         let mut answer = (0, String::new());
         // Right after the election the agent's ACLs may not be ready yet.
         wait_for(path, || {

@@ -46,6 +46,7 @@ pages! {
     daemon => "docs/daemon.md",
     consul => "docs/consul.md",
     dependents => "docs/dependents.md",
+    environments => "docs/environment.md",
     hosts => "docs/hosts.md",
     drills => "docs/drill.md",
     selftest => "docs/selftest.md",

@@ -5,8 +5,10 @@ use std::process::{Child, Command, Stdio};
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::consul::{Consul, LEAST, ask};
-use crate::house::{Ended, House, docker, executable, run, sql, try_docker, wait_for, wait_for_server};
+use crate::house::{Ended, House, docker, executable, run, sql, try_docker, wait_for};
 
 /// `pglife env …`, with no configuration anywhere.
 fn env(consul: &Consul, arguments: &[&str]) -> Command {
@@ -95,6 +97,16 @@ fn consul_is_away_or_refuses() {
     house.write_secret("token", LEAST);
     let file = house.path("token").display().to_string();
     assert_eq!(with_token("CONSUL_HTTP_TOKEN_FILE", &file, &["shop", "--", "printenv", "A"]).ok().stdout, "1\n");
+    // And the one that the page shows for a container, which may not set anything.
+    let page = page();
+    let rules = page.split("```text\n").find(|block| block.starts_with("key_prefix")).expect("a policy");
+    let rules = rules.split("```").next().expect("a part");
+    let reader = "2ead0000-2222-2222-2222-222222222222";
+    consul.put("/v1/acl/policy", &json!({ "Name": "reader", "Rules": rules }));
+    consul.put("/v1/acl/token", &json!({ "SecretID": reader, "Policies": [{ "Name": "reader" }] }));
+    assert_eq!(with_token("CONSUL_HTTP_TOKEN", reader, &["shop", "--", "printenv", "A"]).ok().stdout, "1\n");
+    with_token("CONSUL_HTTP_TOKEN", reader, &["set", "shop", "A", "2"]).exits(12);
+    with_token("CONSUL_HTTP_TOKEN", reader, &["blog", "--", "echo", "started"]).exits(12);
     let wrong = "00000000-1111-2222-3333-444444444444";
     let refused = with_token("CONSUL_HTTP_TOKEN", wrong, &echo).exits(12);
     assert!(!refused.stderr.contains(wrong), "{}", refused.stderr);
@@ -121,6 +133,34 @@ fn consul_is_away_or_refuses() {
         .env_remove("CONSUL_HTTP_ADDR")
         .env_remove("PGLIFE_CONFIG");
     run(nobody).exits(2).says(&["Consul cannot be asked", "CONSUL_HTTP_ADDR"]);
+}
+
+fn page() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/environment.md")).expect("the page")
+}
+
+#[test]
+fn the_page_is_true() {
+    let house = House::new("envpage");
+    let consul = Consul::forgetful(&house);
+    let page = page();
+    let section = page.split("## Set and look").nth(1).expect("a section");
+    let block = section.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    house.write("api", "123456789 123456789 1234\n");
+    let folder = std::path::Path::new(executable()).parent().expect("a folder").display().to_string();
+    let mut commands = 0;
+    for step in block.split("$ ").filter(|step| !step.is_empty()) {
+        let (line, shown) = step.split_once('\n').expect("a line");
+        let line = line.replace("/run/secrets/api", &house.path("api").display().to_string());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{}", consul.port));
+        shell.env("PATH", format!("{folder}:{}", std::env::var("PATH").expect("a path")));
+        let ended = run(shell).ok();
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&ended.stdout), words(shown), "{line}");
+        commands += 1;
+    }
+    assert_eq!(commands, 5);
 }
 
 /// A command that is watched: what it prints, line by line.
@@ -238,7 +278,7 @@ fn a_server_gets_its_secrets_and_settings_from_consul() {
             "listen_addresses=",
         ],
     );
-    wait_for_server(&container);
+    wait_for("the server", || try_docker(&["exec", &container, "pg_isready", "-q"]).exit == 0);
     let roles = "select count(*) from pg_roles where rolname = 'boss'";
     wait_for("the role", || sql(&container, "postgres", roles) == "1");
     let server = docker(&[
