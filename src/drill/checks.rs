@@ -80,6 +80,7 @@ pub(super) async fn check_pages(
         pgdata: copy.pgdata.clone(),
         system_identifier: server.system_identifier,
         checksums: server.data_checksums,
+        consistent_at: copy.stop_lsn.parse().ok(),
     };
     ask(control, prepared, &worker, &Request::Pages(job), findings, what).await
 }

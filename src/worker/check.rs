@@ -11,10 +11,11 @@ use tokio_postgres::error::SqlState;
 
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Measured, Object};
-use crate::cluster::{DatabaseName, PgMajor};
+use crate::cluster::DatabaseName;
 use crate::facts::{self, Facts, Weight};
 use crate::pipeline::seal::unseal_bytes;
 use crate::policy::Assertion;
+use crate::postgres::control_data::ControlData;
 use crate::postgres::facts::{Asker, Look};
 use crate::postgres::tools::{Tool, Toolbox};
 use crate::postgres::{self, Login, PostgresError};
@@ -302,20 +303,9 @@ fn judge(assertion: &Assertion, value: &str) -> Found {
     (Outcome::Passed, vec![])
 }
 
-/// Tools that look at files: there is no server to log in to.
-fn tools_for_files(major: PgMajor) -> Result<Toolbox, Failure> {
-    let nobody = Login {
-        host: "/nowhere".to_owned(),
-        port: 5432,
-        user: crate::cluster::RoleName::new("postgres").expect("a plain name"),
-        password: None,
-    };
-    Ok(Toolbox::find(major, &nobody)?)
-}
-
 /// `pg_verifybackup` compares every file of a data directory with the `backup_manifest` in it, and reads the WAL that it needs.
 pub(super) fn files(job: &FilesCheck, line: &Line) -> Result<Vec<String>, Failure> {
-    let toolbox = tools_for_files(job.major)?;
+    let toolbox = Toolbox::find(job.major, &super::upgrade::nobody())?;
     let version = toolbox.version("pg_verifybackup");
     check(line, FILES, || {
         if version.is_none() {
@@ -329,24 +319,19 @@ pub(super) fn files(job: &FilesCheck, line: &Line) -> Result<Vec<String>, Failur
 
 /// Looks at a data directory whose server is shut down.
 pub fn pages(job: &PagesJob, line: &Line) -> Result<Vec<String>, Failure> {
-    let toolbox = tools_for_files(job.major)?;
+    let toolbox = Toolbox::find(job.major, &super::upgrade::nobody())?;
     check(line, "control data", || {
         let (ending, told) = tell(&toolbox, "pg_controldata", &[&job.pgdata])?;
         if !ending.0 {
             return Ok((Outcome::Failed, vec![ending.1]));
         }
-        let value = |name: &str| {
-            told.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned()).unwrap_or_default()
-        };
-        let (state, identifier) = (value("Database cluster state:"), value("Database system identifier:"));
-        let mut wrong = Vec::new();
-        if state != "shut down" {
-            wrong.push(format!("the cluster state is {state:?} after a shutdown"));
-        }
-        if identifier != job.system_identifier.to_string() {
-            wrong.push(format!("the system identifier is {identifier}, that of the backup {}", job.system_identifier));
-        }
-        Ok((if wrong.is_empty() { Outcome::Passed } else { Outcome::Failed }, wrong))
+        Ok(match ControlData::parse(&told) {
+            Err(error) => (Outcome::Unknown, vec![error.to_string()]),
+            Ok(found) => {
+                let wrong = wrong_in_control_data(&found, job);
+                (if wrong.is_empty() { Outcome::Passed } else { Outcome::Failed }, wrong)
+            }
+        })
     })?;
     if job.checksums {
         check(line, "page checksums", || {
@@ -360,6 +345,23 @@ pub fn pages(job: &PagesJob, line: &Line) -> Result<Vec<String>, Failure> {
     }
     debug_assert!(Path::new(&job.pgdata).is_absolute());
     Ok(["pg_controldata", "pg_checksums"].iter().filter_map(|tool| toolbox.version(tool)).collect())
+}
+
+/// What a server that was recovered and shut down must not say of itself.
+fn wrong_in_control_data(found: &ControlData, job: &PagesJob) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if !found.is_shut_down() {
+        wrong.push(format!("the cluster state is {:?} after a shutdown", found.state));
+    }
+    if found.system_identifier != job.system_identifier {
+        let (found, wanted) = (found.system_identifier, job.system_identifier);
+        wrong.push(format!("the system identifier is {found}, that of the backup {wanted}"));
+    }
+    // Where the copy is consistent: before that, what was copied last may be ahead of what was copied first.
+    if let Some(end) = job.consistent_at.filter(|end| found.checkpoint < *end) {
+        wrong.push(format!("recovery came to {} only, and the copy is consistent at {end}", found.checkpoint));
+    }
+    wrong
 }
 
 /// A tool that found bad pages says how many; one that could not look has no verdict.
@@ -409,6 +411,31 @@ mod tests {
         assert_eq!(outcome(Some(1), None, "0.99"), Outcome::Failed);
         assert_eq!(outcome(Some(1), Some(5), "5.5"), Outcome::Failed);
         assert_eq!(outcome(None, Some(5), "-7"), Outcome::Passed);
+    }
+
+    #[test]
+    fn recovery_must_have_come_to_where_the_copy_is_consistent() {
+        let job = |consistent_at: Option<&str>| PagesJob {
+            major: "17".parse().expect("a major"),
+            pgdata: "/data/17".to_owned(),
+            system_identifier: 7,
+            checksums: true,
+            consistent_at: consistent_at.map(|text| text.parse().expect("an LSN")),
+        };
+        let found = |state: &str, system_identifier| ControlData {
+            system_identifier,
+            state: state.to_owned(),
+            checkpoint: "0/2000028".parse().expect("an LSN"),
+            redo: "0/2000028".parse().expect("an LSN"),
+            timeline: 1,
+            next_transaction: 746,
+        };
+        for good in [None, Some("0/2000028"), Some("0/1FFFFFF")] {
+            assert_eq!(wrong_in_control_data(&found("shut down", 7), &job(good)), Vec::<String>::new(), "{good:?}");
+        }
+        let behind = wrong_in_control_data(&found("shut down", 7), &job(Some("1/0")));
+        assert_eq!(behind, ["recovery came to 0/2000028 only, and the copy is consistent at 1/0"]);
+        assert_eq!(wrong_in_control_data(&found("in production", 8), &job(None)).len(), 2);
     }
 
     #[test]
