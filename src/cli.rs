@@ -38,6 +38,7 @@ mod host;
 pub mod human;
 mod init;
 mod key;
+mod notify;
 pub mod output;
 mod policy;
 mod progress;
@@ -163,6 +164,8 @@ enum Command {
     Env(env::Args),
     /// List the Docker hosts, and try to use them
     Host(host::Args),
+    /// Tell those who are to be told that this is a test
+    Notify(notify::Args),
     /// Check and show policies
     Policy(policy::Args),
     /// Try everything a backup needs, and say what to mend
@@ -290,6 +293,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Deps(args) => deps::run(&args, context).await,
         Command::Env(args) => env::run(args, context).await,
         Command::Host(args) => host::run(&args, context).await,
+        Command::Notify(args) => notify::run(&args, context).await,
         Command::Policy(args) => policy::run(args, context),
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args, context),

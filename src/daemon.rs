@@ -17,6 +17,7 @@
 
 mod admission;
 mod agenda;
+mod announce;
 mod jobs;
 mod keeper;
 mod lease;
@@ -50,6 +51,7 @@ use crate::status::{ClusterStatus, look};
 
 use admission::{Claim, ClaimKind, Limits, admit};
 use agenda::{Step, decide, entries, remembered};
+use announce::Announcer;
 use jobs::{Ended, Job};
 use keeper::{Fence, Keeper, News, merge, share};
 use ticker::Ticker;
@@ -107,9 +109,12 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
         keepers.spawn(keeper.run(around.clone()));
     }
     let (newest, controls) = watch_channel::channel(Arc::clone(&control));
+    let name = instance(&control.configuration);
+    let (announcer, announcing) = Announcer::start(controls.clone(), name, around.clone());
     let watching = tokio::spawn(watch::run(controls, Arc::clone(&board), around.clone()));
     let mut daemon = Daemon {
         newest,
+        announcer,
         fence,
         unannounced: !fired.is_empty(),
         fingerprint: fingerprint(&control.configuration),
@@ -147,8 +152,10 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
     around.cancel();
     news.close();
     while keepers.join_next().await.is_some() {}
-    if let Err(error) = watching.await {
-        tracing::error!("watching over dependents ended badly: {error}");
+    for (task, what) in [(watching, "watching over dependents"), (announcing, "telling others")] {
+        if let Err(error) = task.await {
+            tracing::error!("{what} ended badly: {error}");
+        }
     }
     daemon.event(None, "daemon.stopped", "");
     Ok(exit)
@@ -204,6 +211,8 @@ struct Daemon {
     control: Arc<ControlPlane>,
     /// Hands it to those who watch over dependents.
     newest: watch_channel::Sender<Arc<ControlPlane>>,
+    /// Tells others what happens.
+    announcer: Announcer,
     /// Asks every run to end.
     stop: CancellationToken,
     board: Arc<Board>,
@@ -376,6 +385,7 @@ impl Daemon {
             });
         });
         tracing::info!(cluster = %policy.name, %task, "a scheduled run starts");
+        self.announcer.tell(announce::News::Begins(policy.name.clone(), task.as_str()));
         let job = Job {
             control: Arc::clone(&self.control),
             board: Arc::clone(&self.board),
@@ -412,8 +422,11 @@ impl Daemon {
             jobs::Outcome::Done(reports) => {
                 for report in &reports {
                     if report.is_main {
+                        let good = matches!(report.result, "ok" | "warnings" | "proven");
+                        let ended = announce::News::Ended(cluster.clone(), task.as_str(), good, report.text.clone());
+                        self.announcer.tell(ended);
                         self.count(&cluster, task, report.result);
-                        if matches!(report.result, "ok" | "warnings" | "proven") {
+                        if good {
                             self.board.change(|snapshot| {
                                 snapshot.durations.insert((cluster.clone(), task.as_str()), seconds);
                             });
@@ -458,6 +471,10 @@ impl Daemon {
                         (policy.host.clone(), seen.is_some_and(|cluster| cluster.server != "unknown"))
                     })
                     .collect();
+                // Who stands by leaves that to the other.
+                if self.board.read().role != Role::Standby {
+                    self.announcer.tell(announce::News::Looked(clusters.clone()));
+                }
                 self.board.change(|snapshot| {
                     snapshot.clusters = clusters;
                     snapshot.docker_up = docker;
@@ -561,6 +578,7 @@ impl Daemon {
     }
 
     fn event(&self, cluster: Option<&ClusterName>, kind: &str, text: &str) {
+        self.announcer.tell(announce::News::Happened(cluster.cloned(), kind.to_owned(), text.to_owned()));
         if let Err(error) = self.control.state.record_event(Timestamp::now(), cluster, kind, text) {
             tracing::warn!("an event could not be recorded: {error}");
         }

@@ -204,17 +204,6 @@ impl<'a> Table<'a> {
         named
     }
 
-    /// Refuses `key` where it is given: it belongs to a later version, and must not look as if it had an effect.
-    pub fn unsupported(&self, key: &str, help: &str) {
-        let path = self.path_of(key);
-        self.asked.borrow_mut().insert(key.to_owned());
-        let present = self.entries.and_then(|entries| entries.iter().find(|(name, _)| name.get_ref() == key));
-        if let Some((name, _)) = present {
-            let message = format!("[{path}] is not supported by this version");
-            self.log.problem(Some(name.span().start), &path, message, Some(help.to_owned()));
-        }
-    }
-
     /// True when the table is in the file.
     pub fn is_present(&self) -> bool {
         self.entries.is_some()

@@ -43,6 +43,7 @@ pub mod exit;
 pub mod export;
 pub mod facts;
 pub mod http;
+pub mod notify;
 pub mod pipeline;
 pub mod policy;
 pub mod postgres;

@@ -12,6 +12,7 @@ use crate::encryption::Recipients;
 use crate::policy::Duration;
 
 pub mod file;
+pub mod notify;
 
 /// What one control plane works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// The Consul agent; `None`: pglife works without.
     pub consul: Option<Consul>,
+    /// Who is told what happens.
+    pub notify: Vec<notify::Channel>,
 }
 
 /// How to reach a Consul agent, and what to do when it is away.

@@ -13,6 +13,7 @@
 
 pub mod dependents;
 mod events;
+mod notices;
 mod record;
 mod slots;
 pub mod upgrades;
@@ -176,6 +177,8 @@ impl State {
                  create table if not exists events (
                      id integer primary key autoincrement, at text not null, cluster text, kind text not null,
                      text text not null) strict;
+                 create table if not exists said (
+                     subject text primary key, state text not null) strict, without rowid;
                  create table if not exists dependents (
                      cluster text not null, name text not null, id text not null, how text not null, at text not null,
                      reason text not null, primary key (cluster, name)) strict;

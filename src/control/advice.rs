@@ -6,6 +6,7 @@ use crate::configuration::ConfigurationError;
 use crate::consul::ConsulError;
 use crate::docker::DockerError;
 use crate::exit::Exit;
+use crate::notify::NotifyError;
 use crate::pipeline::PipelineError;
 use crate::state::StateError;
 use crate::storage::StorageError;
@@ -27,6 +28,15 @@ impl Advise for ConsulError {
     }
     fn next(&self) -> Option<String> {
         Some(self.next().to_owned())
+    }
+}
+
+impl Advise for NotifyError {
+    fn exit(&self) -> Exit {
+        self.exit()
+    }
+    fn next(&self) -> Option<String> {
+        Some("correct `url`, `url_file` or `secret_file` in [[notify]], then: pglife notify test".to_owned())
     }
 }
 

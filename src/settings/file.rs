@@ -10,6 +10,7 @@ use crate::cluster::{HostName, RepoName};
 use crate::document::{self, Entry, Outcome, Problem, Table};
 
 mod encryption;
+mod notify;
 
 const PATH_HELP: &str = "a path, relative to the folder of pglife.toml or absolute";
 
@@ -18,7 +19,6 @@ const PATH_HELP: &str = "a path, relative to the folder of pglife.toml or absolu
 pub fn read(file: &Path, text: &str, folder: &Path, docker_host: Option<&str>) -> Outcome<Settings> {
     let mut of_environment = None;
     let mut outcome = document::read(file, text, |root| {
-        root.unsupported("notify", "this version sends no notifications: remove the section");
         let path = |table: &Table<'_>, key: &str| read_path(table, key, folder);
         let hosts = root.section("hosts", |table| {
             if table.is_present() {
@@ -41,6 +41,7 @@ pub fn read(file: &Path, text: &str, folder: &Path, docker_host: Option<&str>) -
             daemon: root.section("daemon", read_daemon),
             http: root.section("http", read_http),
             consul: root.optional("consul", |table| read_consul(table, folder)).flatten(),
+            notify: notify::read(root, folder),
         }
     });
     outcome.problems.extend(of_environment);
@@ -424,12 +425,10 @@ mod tests {
 
     #[test]
     fn what_later_versions_bring_is_refused() {
-        let told = problems("policies = 'consul'\n[[notify]]\ntype = 'x'\n");
+        let told = problems("policies = 'consul'\n");
         insta::assert_snapshot!(told, @r#"
         pglife.toml:1:12: policies: policies from Consul are not supported by this version
             help: name a folder: "policies"
-        pglife.toml:2:3: notify: [notify] is not supported by this version
-            help: this version sends no notifications: remove the section
         "#);
     }
 

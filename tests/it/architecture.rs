@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 14] = [
     &["backup_set", "document", "facts"],
     &["policy", "settings"],
     &["configuration"],
-    &["storage", "docker", "postgres", "state", "consul"],
+    &["storage", "docker", "postgres", "state", "consul", "notify"],
     &["pipeline"],
     &["worker"],
     &["control"],

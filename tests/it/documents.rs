@@ -48,6 +48,7 @@ pages! {
     dependents => "docs/dependents.md",
     environments => "docs/environment.md",
     hosts => "docs/hosts.md",
+    notifications => "docs/notifications.md",
     drills => "docs/drill.md",
     selftest => "docs/selftest.md",
     upgrade => "docs/upgrade.md",

@@ -34,6 +34,7 @@ mod hosts;
 mod house;
 mod images;
 mod job;
+mod notify;
 mod parts;
 mod recovery;
 mod retention;
