@@ -169,7 +169,7 @@ fn nobody_who_is_told_can_harm_a_backup() {
     wait_for("a backup", || !events(&house, "backup.succeeded").is_empty());
     wait_for("word of it", || !events(&house, "notify.failed").is_empty());
     let log = std::fs::read_to_string(house.path("daemon.log")).expect("read");
-    assert!(!log.contains(&format!("{}/ping", listener.port)) && !log.contains("/hook"), "{log}");
+    assert!(!log.contains(&format!("{}/", listener.port)), "{log}");
     let began = std::time::Instant::now();
     assert_eq!(daemon.stop(), 0);
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
