@@ -42,6 +42,8 @@ pub struct Follower {
     pub health: Option<String>,
     /// `exited`, `running`, ….
     pub status: String,
+    /// The other clusters it depends on: it comes back when they all serve.
+    pub others: Vec<String>,
     /// A label that is not understood, in words. The policy counts instead.
     pub problem: Option<String>,
 }
@@ -71,14 +73,14 @@ pub fn find(
         .filter(is_candidate)
         .filter_map(|container| {
             let depth = by_label(container).or_else(|| compose.get(&container.id).copied())?;
-            Some(follower(container, depth, defaults))
+            Some(follower(cluster, container, depth, defaults))
         })
         .collect();
     followers.sort_by(|a, b| (a.order, a.depth, &a.name).cmp(&(b.order, b.depth, &b.name)));
     followers
 }
 
-fn follower(container: &Container, depth: usize, defaults: Dependents) -> Follower {
+fn follower(cluster: &ClusterName, container: &Container, depth: usize, defaults: Dependents) -> Follower {
     let mut problem = None;
     let mut tell = |key: &str, text: &str, known: &str| {
         problem.get_or_insert(format!("its label {key}={text} is not understood ({known}), so the policy counts"));
@@ -101,6 +103,13 @@ fn follower(container: &Container, depth: usize, defaults: Dependents) -> Follow
         paused: container.status == "paused",
         health: container.health.clone(),
         status: container.status.clone(),
+        others: label_of(label::DEPENDS_ON)
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty() && *name != cluster.as_str())
+            .map(str::to_owned)
+            .collect(),
         problem,
     }
 }

@@ -99,10 +99,12 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
     let forward = async {
         scene.drive(Goal::Upgraded).await?;
         scene.check_serving().await?;
-        scene.phase(Phase::Upgraded)
+        // While it is open the daemon leaves them alone.
+        let trouble = scene.release_dependents().await;
+        scene.phase(Phase::Upgraded).map(|()| trouble)
     }
     .await;
-    forward.map_err(|error: OperationError| {
+    let dependents = forward.map_err(|error: OperationError| {
         OperationError {
             exit: Exit::UpgradeNeedsOperator,
             next: Some(format!(
@@ -113,7 +115,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         .safe("the new server's data are complete and compared; the old server's are untouched and kept")
     })?;
     let mut warnings = scene.report.left_to_do.clone();
-    warnings.extend(scene.release_dependents().await);
+    warnings.extend(dependents);
     scene.say("first backup of the new server");
     let policy = scene.new_policy();
     match backup::take_in_run(control, scene.run, &policy, scene.engine, scene.progress).await {

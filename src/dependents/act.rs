@@ -65,7 +65,7 @@ impl Dependents<'_> {
         let missing: Vec<&Taken> = taken.iter().filter(is_missing).collect();
         for taken in missing {
             if let Some(container) = self.engine.container(&taken.name).await.map_err(cannot)? {
-                followers.push(super::follower(&container, 0, self.policy.dependents));
+                followers.push(super::follower(&self.policy.name, &container, 0, self.policy.dependents));
             }
         }
         Ok(Look { database: Seen::of(database.as_ref()), followers, taken })
@@ -117,8 +117,14 @@ impl Dependents<'_> {
                     self.event("dependent.failed", &format!("{name} could not be taken down: {}", error.chain()));
                 }
             }
-            Step::BringBack(taken) => match self.bring_back(&taken).await {
-                Ok(()) => memory.is_back(&taken.name, now),
+            Step::BringBack(taken) => match self.bring_back(&taken, followers).await {
+                Ok(None) => memory.is_back(&taken.name, now),
+                Ok(Some(other)) => {
+                    if memory.put_off(&taken.name, now) {
+                        let text = format!("{}: it depends on \"{other}\" too, which does not serve", taken.name);
+                        self.event("dependent.waits", &text);
+                    }
+                }
                 Err(error) => {
                     if memory.has_failed(&taken.name, now) {
                         let text = format!("{} could not be started; it is tried again: {}", taken.name, error.chain());
@@ -175,7 +181,31 @@ impl Dependents<'_> {
         Ok(())
     }
 
-    async fn bring_back(&self, taken: &Taken) -> Result<(), OperationError> {
+    /// Another cluster that it depends on, and that does not serve.
+    async fn other_that_is_down(
+        &self,
+        taken: &Taken,
+        followers: &[Follower],
+    ) -> Result<Option<String>, OperationError> {
+        let Some(follower) = followers.iter().find(|follower| follower.name == taken.name) else { return Ok(None) };
+        let policies = &self.control.configuration.policies;
+        for other in policies.values().filter(|other| follower.others.iter().any(|name| *name == other.name.as_str())) {
+            // On another host it is another container's dependent of the same name.
+            if other.host == self.policy.host {
+                let container = self.engine.container(other.container.as_str()).await.map_err(self.failed())?;
+                if !matches!(Seen::of(container.as_ref()), Seen::Up { .. }) {
+                    return Ok(Some(other.name.to_string()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings it back; or names another cluster that must serve first.
+    async fn bring_back(&self, taken: &Taken, followers: &[Follower]) -> Result<Option<String>, OperationError> {
+        if let Some(other) = self.other_that_is_down(taken, followers).await? {
+            return Ok(Some(other));
+        }
         match taken.how {
             TakenHow::Stopped => self.engine.start(&taken.name).await.map_err(self.failed())?,
             TakenHow::Paused => self.engine.unpause(&taken.name).await.map_err(self.failed())?,
@@ -186,7 +216,7 @@ impl Dependents<'_> {
             &format!("dependent.{word}"),
             &format!("{}: the database serves; down since {}", taken.name, taken.at),
         );
-        Ok(())
+        Ok(None)
     }
 
     /// Takes all of them down, the last first. What cannot be stopped is an error, and those before it stay up.
@@ -219,10 +249,14 @@ impl Dependents<'_> {
             }
             let step = decide(&mut memory, &look.database, &look.followers, &look.taken, now);
             match step {
-                Step::BringBack(taken) => match self.bring_back(&taken).await {
-                    Ok(()) => {
+                Step::BringBack(taken) => match self.bring_back(&taken, &look.followers).await {
+                    Ok(None) => {
                         memory.is_back(&taken.name, now);
                         count += 1;
+                    }
+                    Ok(Some(other)) => {
+                        memory.put_off(&taken.name, now);
+                        troubles.push(format!("{}: it depends on \"{other}\" too, which does not serve", taken.name));
                     }
                     Err(error) => {
                         memory.has_failed(&taken.name, now);

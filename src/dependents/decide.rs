@@ -31,6 +31,8 @@ pub const FLAPPING: usize = 3;
 const HEALTH: SignedDuration = SignedDuration::from_secs(60);
 /// When one that could not be started is tried again.
 const AGAIN: SignedDuration = SignedDuration::from_secs(30);
+/// When one that also depends on another cluster, which does not serve, is looked at again.
+const PUT_OFF: SignedDuration = SignedDuration::from_secs(5);
 
 /// How the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +85,8 @@ pub struct Memory {
     restart: BTreeSet<String>,
     /// Those that were brought back, and when: they are waited for.
     back: BTreeMap<String, Timestamp>,
-    /// Those that could not be brought back, and when that was tried.
-    failed: BTreeMap<String, Timestamp>,
+    /// Those that could not be brought back, and when that is tried again.
+    later: BTreeMap<String, Timestamp>,
 }
 
 /// The next thing to do.
@@ -129,12 +131,17 @@ impl Memory {
     /// One was brought back.
     pub fn is_back(&mut self, name: &str, now: Timestamp) {
         self.back.insert(name.to_owned(), now);
-        self.failed.remove(name);
+        self.later.remove(name);
     }
 
     /// One could not be brought back. True where that is news.
     pub fn has_failed(&mut self, name: &str, now: Timestamp) -> bool {
-        self.failed.insert(name.to_owned(), now).is_none()
+        self.later.insert(name.to_owned(), now + AGAIN).is_none()
+    }
+
+    /// One must not come back yet. True where that is news.
+    pub fn put_off(&mut self, name: &str, now: Timestamp) -> bool {
+        self.later.insert(name.to_owned(), now + PUT_OFF).is_none()
     }
 
     /// How long the database must serve before dependents come back.
@@ -216,11 +223,9 @@ fn up(memory: &mut Memory, life: &str, followers: &[Follower], taken: &[Taken], 
             if now < due {
                 return Step::Wait(due);
             }
-            if let Some(failed) = memory.failed.get(&follower.name)
-                && now < *failed + AGAIN
-            {
+            if let Some(later) = memory.later.get(&follower.name).filter(|later| now < **later) {
                 // The others do not wait for it.
-                wait = Some(wait.map_or(*failed + AGAIN, |wait| wait.min(*failed + AGAIN)));
+                wait = Some(wait.map_or(*later, |wait| wait.min(*later)));
                 continue;
             }
         }

@@ -56,6 +56,7 @@ fn labels_say_who_follows_and_how() {
     assert_eq!(names(&found), ["odd", "api", "web"]);
     assert_eq!((found[1].on_down, found[1].on_up), (OnDown::Pause, OnUp::Start));
     assert_eq!((found[2].order, found[2].on_up), (10, OnUp::Restart));
+    assert_eq!((&found[1].others[..], &found[2].others[..]), (&[][..], &["blog".to_owned()][..]));
     let problem = found[0].problem.as_deref().expect("a label that is not understood");
     assert!(problem.contains("pglife.on-down=kill") && found[0].on_down == OnDown::Stop, "{problem}");
 }

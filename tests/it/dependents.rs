@@ -155,6 +155,33 @@ fn they_are_restarted_in_order_by_hand() {
     assert!(scene.all("running"));
 }
 
+#[test]
+fn one_of_two_clusters_comes_back_when_both_serve() {
+    let house = House::new("depstwo");
+    let clusters = ["a", "b"].map(|short| house.cluster(short, "17", ""));
+    let [first, second] = clusters.each_ref().map(|cluster| format!("{cluster}-db"));
+    let label = format!("pglife.depends-on={},{}", clusters[0], clusters[1]);
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let both = house.foreign("both", &["--label", &label, "busybox", "sh", "-c", script]);
+    for database in [&first, &second] {
+        wait_for_server(database);
+    }
+    let daemon = Daemon::start(&house);
+    wait_for("the start", || !events(&house, "daemon.started").is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    docker(&["stop", &first, &second]);
+    wait_for("it is down", || state(&both) == "exited");
+    docker(&["start", &first]);
+    wait_for("word of the other", || !events(&house, "dependent.waits").is_empty());
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(state(&both), "exited");
+    docker(&["start", &second]);
+    wait_for("it is back", || state(&both) == "running");
+    let waits = events(&house, "dependent.waits");
+    assert!(waits.len() == 1 && waits[0].contains(&clusters[1]), "{waits:?}");
+    assert_eq!(daemon.stop(), 0);
+}
+
 /// Who wants to know when: each line of the journal of what happened, by kind and name.
 fn story(scene: &Scene) -> Vec<String> {
     let all = scene.house.items(&["events", "-n", "1000"]);

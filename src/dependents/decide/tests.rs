@@ -20,6 +20,7 @@ fn follower(name: &str, running: bool) -> Follower {
         paused: false,
         health: None,
         status: String::new(),
+        others: vec![],
         problem: None,
     }
 }
@@ -146,6 +147,18 @@ fn each_is_waited_for_until_it_is_healthy_but_not_for_ever() {
     assert_eq!(world.done[6..], ["+api"]);
     world.after(2_000);
     assert_eq!(world.done[6..], ["+api", "+web"]);
+}
+
+#[test]
+fn one_that_is_put_off_is_tried_again_soon() {
+    let mut world = World::new(&["api"]);
+    world.settle();
+    world.down().after(5_000).serves("2");
+    world.memory.put_off("api", world.now + SignedDuration::from_secs(1));
+    world.after(1_000).after(4_900);
+    assert_eq!(world.done, ["-api"]);
+    world.after(200);
+    assert_eq!(world.done, ["-api", "+api"]);
 }
 
 #[test]
