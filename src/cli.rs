@@ -38,6 +38,7 @@ mod host;
 pub mod human;
 mod init;
 mod key;
+mod lock;
 mod notify;
 pub mod output;
 mod policy;
@@ -164,6 +165,8 @@ enum Command {
     Env(env::Args),
     /// List the Docker hosts, and try to use them
     Host(host::Args),
+    /// Who works on which cluster; break a lock in Consul
+    Lock(lock::Args),
     /// Tell those who are to be told that this is a test
     Notify(notify::Args),
     /// Check and show policies
@@ -293,6 +296,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Deps(args) => deps::run(&args, context).await,
         Command::Env(args) => env::run(args, context).await,
         Command::Host(args) => host::run(&args, context).await,
+        Command::Lock(args) => lock::run(&args, context).await,
         Command::Notify(args) => notify::run(&args, context).await,
         Command::Policy(args) => policy::run(args, context),
         Command::Doctor => doctor::run(context).await,

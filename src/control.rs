@@ -35,6 +35,7 @@ use crate::state::{HeldLock, Made, Operation, State, Thing};
 use crate::storage::{self, Location};
 
 pub use cleanup::sweep;
+pub use lock::LockHeld;
 pub use repositories::{Found, Held, Holdings, Repositories, or_elsewhere};
 pub use workers::{Reach, ask_server, close_worker, start_worker};
 

@@ -111,6 +111,7 @@ async fn restart(control: &ControlPlane, cluster: Option<&ClusterName>, context:
     let what = format!("the dependents of cluster \"{}\" were not restarted", policy.name);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let dependents = Dependents { control, engine: &engine, policy };
+    let _alone = dependents.alone().await?;
     let look = dependents.look().await?;
     if let Seen::Down(reason) = &look.database {
         return Err(Failure::message(Exit::Postgres, format!("{what}: the database is down: {reason}"))

@@ -32,10 +32,15 @@ pub struct Pair {
     /// Its content, in base64.
     value: Option<String>,
     /// The session that holds it.
-    pub session: Option<String>,
+    session: Option<String>,
 }
 
 impl Pair {
+    /// Who holds it.
+    pub fn holder(&self) -> Option<SessionId> {
+        self.session.clone().map(SessionId)
+    }
+
     /// What is in it.
     pub fn bytes(&self) -> Vec<u8> {
         self.value.as_deref().and_then(decoded).unwrap_or_default()

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::{ControlPlane, OperationError, failed};
@@ -105,5 +106,60 @@ impl ClusterLock {
         if let Err(error) = ended.await {
             tracing::warn!("the lock in Consul ends by itself: {error}");
         }
+    }
+}
+
+/// A lock that somebody holds.
+#[derive(Debug, Serialize)]
+pub struct LockHeld {
+    /// The cluster (`<cluster>-drill`: its drills), or `leader`.
+    pub lock: String,
+    /// `consul`, or `this machine`.
+    pub place: &'static str,
+    /// What the holder says of itself.
+    pub holder: String,
+}
+
+impl ControlPlane {
+    /// Every lock of clusters that is held, on this machine and in Consul, and who leads.
+    pub async fn locks(&self) -> Result<Vec<LockHeld>, OperationError> {
+        let mut held = Vec::new();
+        for cluster in self.configuration.policies.keys() {
+            for name in [cluster.clone(), cluster.for_drills()] {
+                if let Some(holder) = self.state.holder(&name) {
+                    held.push(LockHeld { lock: name.to_string(), place: "this machine", holder });
+                }
+            }
+        }
+        let Some(consul) = &self.consul else { return Ok(held) };
+        let cannot = "the locks in Consul cannot be read";
+        let (locks, leader) = (consul.key("locks"), consul.key("leader"));
+        let mut pairs = consul.list(&locks).await.map_err(failed(cannot))?;
+        pairs.extend(consul.get(&leader).await.map_err(failed(cannot))?);
+        held.extend(pairs.iter().filter(|pair| pair.holder().is_some()).map(|pair| LockHeld {
+            lock: pair.key.rsplit('/').next().unwrap_or_default().to_owned(),
+            place: "consul",
+            holder: pair.text(),
+        }));
+        Ok(held)
+    }
+
+    /// Ends the session that holds the lock of `cluster` in Consul, and returns what its holder said of itself.
+    pub async fn break_lock(&self, cluster: &ClusterName) -> Result<String, OperationError> {
+        let what = format!("the lock of cluster \"{cluster}\" was not broken");
+        let Some(consul) = &self.consul else {
+            return Err(OperationError::new(Exit::NotFound, format!("{what}: there is no [consul]"))
+                .next("on this machine the kernel takes a lock back when its process ends: end that process"));
+        };
+        let key = consul.key(&format!("locks/{cluster}"));
+        let pair = consul.get(&key).await.map_err(failed(&what))?;
+        let Some((session, holder)) = pair.and_then(|pair| Some((pair.holder()?, pair.text()))) else {
+            return Err(OperationError::new(Exit::NotFound, format!("{what}: nobody holds it in Consul"))
+                .next("see what is held: pglife lock list"));
+        };
+        consul.destroy(&session).await.map_err(failed(&what))?;
+        let text = format!("the lock in Consul was broken by hand; its holder said of itself: {holder}");
+        self.state.record_event(Timestamp::now(), Some(cluster), "lock.broken", &text).map_err(failed(&what))?;
+        Ok(holder)
     }
 }

@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::decide::{FLAPPING, Memory, Seen, Step, decide};
 use super::{Follower, compose_project, find};
 use crate::control::{ControlPlane, OperationError, failed};
-use crate::docker::{DockerError, Engine, label};
+use crate::docker::{Container, DockerError, Engine, label};
 use crate::exit::Exit;
 use crate::policy::{OnDown, OnUp, Policy};
+use crate::state::HeldLock;
 use crate::state::dependents::{Taken, TakenHow};
 
 /// More steps than a cluster has containers come from something that undoes what we do.
@@ -34,6 +35,8 @@ pub struct Dependents<'a> {
 pub struct Look {
     /// How the database is.
     pub database: Seen,
+    /// Its container, where there is one.
+    container: Option<Container>,
     /// Who follows it, in the order in which they come back.
     pub followers: Vec<Follower>,
     /// What was taken down and is not back.
@@ -43,6 +46,11 @@ pub struct Look {
 impl Dependents<'_> {
     /// Looks at the database and at who follows it.
     pub async fn look(&self) -> Result<Look, OperationError> {
+        self.look_again(None).await
+    }
+
+    /// The same, with the container that was seen last: where it is gone, its labels still say who depends on its service.
+    async fn look_again(&self, before: Option<&Container>) -> Result<Look, OperationError> {
         let what = || format!("the dependents of cluster \"{}\" cannot be looked at", self.policy.name);
         let cannot = |error: DockerError| failed(what())(error);
         let database = self.engine.container(self.policy.container.as_str()).await.map_err(cannot)?;
@@ -50,17 +58,20 @@ impl Dependents<'_> {
         for container in self.engine.containers_labelled(&[label::DEPENDS_ON]).await.map_err(cannot)? {
             found.insert(container.id.clone(), container);
         }
-        let project = database.as_ref().filter(|_| self.policy.dependents.compose).and_then(compose_project);
+        let labelled = database.as_ref().or(before);
+        let project = labelled.filter(|_| self.policy.dependents.compose).and_then(compose_project);
         if let Some(project) = project {
             let of_project = format!("com.docker.compose.project={project}");
             for container in self.engine.containers_labelled(&[&of_project]).await.map_err(cannot)? {
                 found.insert(container.id.clone(), container);
             }
         }
-        let all: Vec<_> = found.into_values().collect();
+        // A daemon in a container must not take itself down.
+        let own = own_container(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+        let all: Vec<_> = found.into_values().filter(|container| own.as_ref() != Some(&container.id)).collect();
         let taken = self.control.state.taken_down(&self.policy.name).map_err(failed(what()))?;
-        let mut followers = find(&self.policy.name, database.as_ref(), &all, self.policy.dependents);
-        // While the database is gone nobody knows its compose project; who was taken down follows all the same.
+        let mut followers = find(&self.policy.name, labelled, &all, self.policy.dependents);
+        // A process that never saw the database does not know its compose project; who was taken down follows all the same.
         let is_missing = |taken: &&Taken| followers.iter().all(|follower| follower.name != taken.name);
         let missing: Vec<&Taken> = taken.iter().filter(is_missing).collect();
         for taken in missing {
@@ -68,11 +79,14 @@ impl Dependents<'_> {
                 followers.push(super::follower(&self.policy.name, &container, 0, self.policy.dependents));
             }
         }
-        Ok(Look { database: Seen::of(database.as_ref()), followers, taken })
+        Ok(Look { database: Seen::of(database.as_ref()), container: database, followers, taken })
     }
 
     /// Does what is to be done, one thing after the other, until nothing is left. Returns when to look again, if something is due.
     pub async fn settle(&self, memory: &mut Memory) -> Result<Option<Timestamp>, OperationError> {
+        let Some(_alone) = self.control.state.lock_dependents(&self.policy.name).map_err(self.failed())? else {
+            return Ok(Some(Timestamp::now() + SignedDuration::from_secs(1)));
+        };
         for _ in 0..MOST_STEPS {
             if self.control.cancel.is_cancelled() {
                 return Ok(None);
@@ -82,7 +96,10 @@ impl Dependents<'_> {
                 *memory = Memory::default();
                 return Ok(None);
             }
-            let look = self.look().await?;
+            let mut look = self.look_again(memory.container.as_ref()).await?;
+            if let Some(container) = look.container.take() {
+                memory.container = Some(container);
+            }
             let now = Timestamp::now();
             match decide(memory, &look.database, &look.followers, &look.taken, now) {
                 Step::Nothing => return Ok(None),
@@ -219,6 +236,23 @@ impl Dependents<'_> {
         Ok(None)
     }
 
+    /// Keeps everybody else from them, the daemon for one, until what it returns is dropped.
+    pub async fn alone(&self) -> Result<HeldLock, OperationError> {
+        let deadline = Timestamp::now() + PATIENCE;
+        loop {
+            match self.control.state.lock_dependents(&self.policy.name).map_err(self.failed())? {
+                Some(held) => return Ok(held),
+                None if Timestamp::now() > deadline => {
+                    let what = format!("another pglife works on the dependents of cluster \"{}\"", self.policy.name);
+                    return Err(
+                        OperationError::new(Exit::LockBusy, what).next("see what it does: pglife events --follow")
+                    );
+                }
+                None => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+    }
+
     /// Takes all of them down, the last first. What cannot be stopped is an error, and those before it stay up.
     pub async fn take_all_down(&self, reason: &str) -> Result<usize, OperationError> {
         let look = self.look().await?;
@@ -291,5 +325,31 @@ impl Dependents<'_> {
         if let Err(error) = recorded {
             tracing::warn!("an event could not be recorded: {error}");
         }
+    }
+}
+
+/// The id of the container that this process is in: Docker mounts its files over `/etc/hostname`. None outside of one.
+fn own_container(mounts: &str) -> Option<String> {
+    let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/etc/hostname"))?;
+    let id = line.split(' ').nth(3)?.split("/containers/").nth(1)?.split('/').next()?;
+    (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_the_container_it_is_in() {
+        let id = "0a".repeat(32);
+        let inside = format!(
+            "812 700 0:49 / / rw - fuse.overlay overlay rw\n830 812 254:0 /var/lib/docker/containers/{id}/hostname \
+             /etc/hostname rw,relatime - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(own_container(&inside), Some(id.clone()));
+        // On the machine itself Docker's mounts are seen too, but not there.
+        let outside = format!("90 25 0:51 / /var/lib/docker/containers/{id}/mounts/shm rw - tmpfs shm rw\n");
+        assert_eq!(own_container(&outside), None);
+        assert_eq!(own_container(""), None);
     }
 }

@@ -70,6 +70,8 @@ impl Seen {
 /// What is known from earlier looks. A new one knows nothing, and does no harm.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// The database's container, as it was seen last.
+    pub(super) container: Option<Container>,
     life: Option<String>,
     /// Who ran when the database last served.
     ran: BTreeSet<String>,

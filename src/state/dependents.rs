@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 use serde::Serialize;
 
-use super::{State, StateError};
+use super::{HeldLock, State, StateError};
 use crate::cluster::ClusterName;
 
 /// How a container was taken down.
@@ -43,6 +43,11 @@ pub struct Taken {
 }
 
 impl State {
+    /// Takes the dependents of a cluster for this process, to take them down or bring them back; None while another one has them.
+    pub fn lock_dependents(&self, cluster: &ClusterName) -> Result<Option<HeldLock>, StateError> {
+        self.lock(self.folder.join("locks").join(format!("{cluster}.dependents.lock")), "", false)
+    }
+
     /// Remembers that a container is about to be taken down; on disk when this returns.
     pub fn take_down(&self, cluster: &ClusterName, taken: &Taken) -> Result<(), StateError> {
         self.connection()

@@ -72,6 +72,12 @@ impl State {
         is_held(&self.folder.join("locks").join(format!("{cluster}.lock")))
     }
 
+    /// What the run that works on the cluster says of itself; None where none does.
+    pub fn holder(&self, cluster: &ClusterName) -> Option<String> {
+        let path = self.folder.join("locks").join(format!("{cluster}.lock"));
+        is_held(&path).then(|| std::fs::read_to_string(path).unwrap_or_default())
+    }
+
     /// True while a daemon works with this state directory.
     pub fn has_daemon(&self) -> bool {
         is_held(&self.folder.join("daemon.lock"))
@@ -129,7 +135,9 @@ mod tests {
         assert!(!state.is_busy(&cluster));
         let held = state.lock_cluster(&cluster, Operation::Dump, at(0)).expect("free");
         assert!(state.is_busy(&cluster));
+        assert!(state.holder(&cluster).expect("a holder").starts_with("dump since 1970-01-01T00:00:00Z, process "));
         drop(held);
+        assert_eq!(state.holder(&cluster), None);
         assert!(!state.is_busy(&cluster));
     }
 }

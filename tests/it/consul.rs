@@ -238,6 +238,33 @@ fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
     assert!(lock.is_object() && lock["Session"].is_null(), "there was a lock, and it is free: {lock}");
 }
 
+/// A lock of a machine that hangs: it is seen, and broken by hand only.
+#[test]
+fn a_lock_that_nobody_lets_go_of_is_seen_and_broken() {
+    let house = House::new("consullock");
+    let consul = Consul::forgetful(&house);
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &format!("{settings}{}", consul.settings()));
+    let cluster = house.cluster("held", "17", "");
+    let answer = consul.put("/v1/session/create", &json!({ "Name": "elsewhere", "LockDelay": "0s" }));
+    let session: Value = serde_json::from_str(&answer).expect("JSON");
+    let id = session["ID"].as_str().expect("an id");
+    let path = format!("/v1/kv/pglife/locks/{cluster}?acquire={id}");
+    assert_eq!(consul.put(&path, &json!({ "op": "dump", "instance": "elsewhere" })), "true");
+
+    house.pglife(&["backup", &cluster]).exits(11).says(&["elsewhere", "75 seconds"]);
+    let held = house.items(&["lock", "list"]);
+    assert_eq!((held.len(), &held[0]["lock"], &held[0]["place"]), (1, &json!(cluster), &json!("consul")), "{held:?}");
+    house.pglife(&["lock", "break", &cluster]).exits(4).says(&["--yes"]);
+    assert_eq!(house.items(&["lock", "list"]).len(), 1);
+    let broken = house.pglife(&["lock", "break", &cluster, "--yes"]).ok();
+    broken.says(&["elsewhere"]);
+    assert!(events(&house, "lock.broken")[0].contains("elsewhere"));
+    house.pglife(&["lock", "break", &cluster, "--yes"]).exits(5).says(&["nobody holds it"]);
+    house.backup(&cluster);
+    assert_eq!(house.items(&["lock", "list"]), Vec::<Value>::new());
+}
+
 #[test]
 fn one_daemon_leads_another_takes_over_and_silence_is_critical() {
     let house = House::new("consullead");

@@ -149,6 +149,12 @@ fn they_are_restarted_in_order_by_hand() {
     assert_eq!(scene.told("dependent.stopped"), ["cron", "web", "api"]);
     assert_eq!(scene.told("dependent.started"), ["api", "web", "cron"]);
 
+    // The same beside a daemon, which does not meddle.
+    let daemon = Daemon::start(house);
+    wait_for("the start", || !events(house, "daemon.started").is_empty());
+    house.pglife(&["deps", "restart", cluster]).ok().says(&["3 were taken down, 3 are back"]);
+    assert_eq!(scene.told("dependent.started"), ["api", "web", "cron", "api", "web", "cron"]);
+    assert_eq!(daemon.stop(), 0);
     // Of a database that is down nobody is taken down.
     docker(&["stop", &scene.database]);
     house.pglife(&["deps", "restart", cluster]).exits(15).says(&["the database is down", "\n  next: "]);
