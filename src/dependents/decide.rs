@@ -34,6 +34,8 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// When one that also depends on another cluster, which does not serve, is looked at again.
 const PUT_OFF: SignedDuration = SignedDuration::from_secs(5);
 
+const STARTED: &str = "it was started by somebody else";
+
 /// How the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
@@ -172,14 +174,21 @@ fn down(memory: &mut Memory, reason: &str, followers: &[Follower], taken: &[Take
     memory.back.clear();
     let since = *memory.down_since.get_or_insert(now);
     let due = since + DEBOUNCE;
-    // Whoever remembered it may have died before it was touched; what somebody started since is left alone.
-    let unsure = memory.life.is_none();
+    let runs = |follower: &Follower| follower.running && !follower.paused;
+    let is_taken = |follower: &Follower| taken.iter().any(|taken| taken.name == follower.name);
+    // What somebody starts while it is down is theirs from then on, even if they stop it again.
+    let theirs = followers
+        .iter()
+        .find(|follower| runs(follower) && is_taken(follower) && memory.handled.contains(&follower.name));
+    if let Some(theirs) = theirs {
+        return Step::Forget { name: theirs.name.clone(), reason: STARTED.to_owned() };
+    }
+    // Each is taken down once. One that was remembered by a process that died may not have been touched yet; one that ended by
+    // itself, because its database did, has run.
     let next = followers.iter().rev().find(|follower| {
-        let runs = follower.running && !follower.paused;
-        let is_taken = taken.iter().any(|taken| taken.name == follower.name);
-        let is_done = is_taken && !(unsure && runs && !memory.handled.contains(&follower.name));
-        // One that ended by itself, because its database did, has run.
-        follower.on_down != OnDown::Nothing && !is_done && (runs || memory.ran.contains(&follower.name))
+        follower.on_down != OnDown::Nothing
+            && !memory.handled.contains(&follower.name)
+            && (runs(follower) || (memory.ran.contains(&follower.name) && !is_taken(follower)))
     });
     let Some(follower) = next else { return Step::Nothing };
     if now < due {
@@ -233,10 +242,7 @@ fn up(memory: &mut Memory, life: &str, followers: &[Follower], taken: &[Taken], 
         }
         match mine {
             Some(taken) if taken.id == follower.id && follower.running && !follower.paused => {
-                return Step::Forget {
-                    name: follower.name.clone(),
-                    reason: "it was started by somebody else".to_owned(),
-                };
+                return Step::Forget { name: follower.name.clone(), reason: STARTED.to_owned() };
             }
             Some(taken) if taken.id != follower.id => {
                 return Step::Forget { name: follower.name.clone(), reason: "it is another container now".to_owned() };

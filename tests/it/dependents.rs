@@ -188,6 +188,50 @@ fn one_of_two_clusters_comes_back_when_both_serve() {
     assert_eq!(daemon.stop(), 0);
 }
 
+#[test]
+fn what_a_compose_file_says_is_followed_even_while_the_database_is_swapped() {
+    let house = House::new("depscompose");
+    let name = house.name("adopted");
+    let project = format!("com.docker.compose.project={name}");
+    let labels = ["--label", &project, "--label", "com.docker.compose.service=db"];
+    let server = ["-e", "POSTGRES_PASSWORD=x", "pglife/test-official:17"];
+    let database = house.foreign("adopted-db", &[&labels[..], &server].concat());
+    wait_for_server(&database);
+    let policy = |more: &str| {
+        let cluster =
+            format!("[cluster]\nmajor = \"17\"\ncontainer = \"{database}\"\npgdata = \"/var/lib/postgresql/data\"\n");
+        house.write(&format!("policies/{name}.toml"), &format!("{cluster}{more}"));
+    };
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let service = |service: &str, needs: &str| {
+        let (service_label, needs) =
+            (format!("com.docker.compose.service={service}"), format!("com.docker.compose.depends_on={needs}"));
+        let labels = ["--label", &project, "--label", &service_label, "--label", &needs];
+        house.foreign(service, &[&labels[..], &["busybox", "sh", "-c", script]].concat())
+    };
+    let (api, app) = (service("api", "db:service_healthy:true"), service("app", "api:service_started:false"));
+    // Nobody is stopped unasked.
+    policy("");
+    assert_eq!(house.items(&["deps", "list", &name]), Vec::<Value>::new());
+    policy("[dependents]\ncompose = true\n");
+    let listed = house.items(&["deps", "list", &name]);
+    let found: Vec<&str> = listed.iter().filter_map(|item| item["container"].as_str()).collect();
+    assert_eq!(found, [api.as_str(), app.as_str()], "{listed:?}");
+
+    let daemon = Daemon::start(&house);
+    wait_for("the start", || !events(&house, "daemon.started").is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    let aside = house.name("aside");
+    docker(&["stop", &database]);
+    docker(&["rename", &database, &aside]);
+    wait_for("their end", || state(&app) == "exited" && state(&api) == "exited");
+    docker(&["rename", &aside, &database]);
+    docker(&["start", &database]);
+    wait_for("their return", || state(&app) == "running" && state(&api) == "running");
+    assert!(started(&api) < started(&app));
+    assert_eq!(daemon.stop(), 0);
+}
+
 /// Who wants to know when: each line of the journal of what happened, by kind and name.
 fn story(scene: &Scene) -> Vec<String> {
     let all = scene.house.items(&["events", "-n", "1000"]);

@@ -200,14 +200,21 @@ fn whoever_comes_next_goes_on() {
     world.one("api").running = true;
     world.after(1).after(5_000);
     assert_eq!(world.done[2..], ["-api"]);
-    // And what somebody starts while it is down is theirs.
+    // And what somebody starts while it is down is theirs, even if they stop it again.
     world.one("api").running = true;
     world.after(60_000);
     assert_eq!(world.done.len(), 3);
-    world.memory = Memory::default();
     world.one("api").running = false;
     world.serves("2").after(1_000);
-    assert_eq!(world.done[3..], ["+api", "+web"]);
+    assert_eq!(world.done[3..], ["+web"]);
+    assert!(!world.one("api").running);
+    // Only the next outage is a new one for it.
+    world.one("api").running = true;
+    world.after(1).down().after(5_000);
+    assert_eq!(world.done[4..], ["-web", "-api"]);
+    world.memory = Memory::default();
+    world.serves("3").after(1_000);
+    assert_eq!(world.done[6..], ["+api", "+web"]);
 }
 
 #[test]
