@@ -243,12 +243,12 @@ fn what_is_not_proven_is_drilled_and_a_bad_backup_is_told() {
     wait_for("the metrics", || {
         metrics().contains(&format!("pglife_drill_runs_total{{cluster=\"{cluster}\",result=\"proven\"}} 1\n"))
     });
+    // How long it took is in the certificate, which the next look reads.
+    wait_for("its duration", || {
+        metrics().contains(&format!("pglife_drill_last_duration_seconds{{cluster=\"{cluster}\",kind=\"dump\"}} "))
+    });
     let told = metrics();
     assert!(told.contains(&format!("pglife_drill_bad{{cluster=\"{cluster}\"}} 0\n")), "{told}");
-    assert!(
-        told.contains(&format!("pglife_drill_last_duration_seconds{{cluster=\"{cluster}\",kind=\"dump\"}} ")),
-        "{told}"
-    );
     assert_eq!(daemon.stop(), 0);
 
     // The next one that waits is made bad, digests and all.
