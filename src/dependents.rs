@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::ClusterName;
 use crate::docker::{Container, label};
 use crate::policy::{Dependents, OnDown, OnUp};
+use crate::state::dependents::TakenHow;
 
 /// A container that depends on a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,18 @@ pub struct Follower {
     pub others: Vec<String>,
     /// A label that is not understood, in words. The policy counts instead.
     pub problem: Option<String>,
+}
+
+impl Follower {
+    /// How it is taken down.
+    fn how(&self) -> TakenHow {
+        if self.on_down == OnDown::Pause { TakenHow::Paused } else { TakenHow::Stopped }
+    }
+
+    /// It is brought back, so that it has to be remembered.
+    fn comes_back(&self) -> bool {
+        self.on_up != OnUp::Nothing
+    }
 }
 
 /// Who follows `cluster`, in the order in which they come back.

@@ -22,6 +22,7 @@ use bollard::models::{HostConfig, VolumeCreateRequest};
 use bollard::query_parameters as query;
 use futures_util::TryStreamExt;
 
+use crate::causes;
 use crate::cluster::{ContainerName, HostName, VolumeName};
 use crate::exit::Exit;
 use crate::settings::Endpoint;
@@ -133,7 +134,7 @@ impl DockerError {
     pub fn next(&self) -> Option<String> {
         match self {
             Self::Unreachable { host, endpoint, source } if endpoint.starts_with("tcp://") => {
-                let said = chain(source);
+                let said = causes::chain(source);
                 let next = tls::advice(&said).unwrap_or(
                     "see that the machine is up, that its engine listens there, and that no firewall is between",
                 );
@@ -154,18 +155,6 @@ impl DockerError {
             _ => None,
         }
     }
-}
-
-/// What an error and its causes say.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// One Docker engine.
@@ -369,18 +358,20 @@ impl Engine {
     pub async fn stop(&self, container: &str, patience: Duration) -> Result<(), DockerError> {
         let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX);
         let options = query::StopContainerOptionsBuilder::default().t(seconds).build();
-        match self.patient.stop_container(container, Some(options)).await {
-            // 304: it does not run.
-            Err(error) if !matches!(status_of(&error), Some(304 | 404)) => {
-                Err(self.failed(format!("stop container {container}"))(error))
-            }
-            _ => Ok(()),
-        }
+        self.stop_with(container, Some(options)).await
     }
 
     /// Stops a container as it says of itself: with its own signal, and its own time before it is killed.
     pub async fn stop_gently(&self, container: &str) -> Result<(), DockerError> {
-        match self.patient.stop_container(container, None::<query::StopContainerOptions>).await {
+        self.stop_with(container, None).await
+    }
+
+    async fn stop_with(
+        &self,
+        container: &str,
+        options: Option<query::StopContainerOptions>,
+    ) -> Result<(), DockerError> {
+        match self.patient.stop_container(container, options).await {
             // 304: it does not run.
             Err(error) if !matches!(status_of(&error), Some(304 | 404)) => {
                 Err(self.failed(format!("stop container {container}"))(error))

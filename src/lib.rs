@@ -27,6 +27,7 @@
 
 pub mod backup;
 pub mod backup_set;
+pub mod causes;
 pub mod cli;
 pub mod cluster;
 pub mod configuration;

@@ -4,7 +4,6 @@
 //! Every operation that the store is asked for fails once, in every way of [`Fault`]. After each: the sets that are listed
 //! are exactly the committed ones, and each is whole; the next backup works; clearing leaves nothing behind.
 
-use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -207,18 +206,7 @@ fn container() -> Container {
         image: "pglife/postgres:17".to_owned(),
         image_id: "sha256:0123".to_owned(),
         running: true,
-        created: None,
-        started_at: None,
         status: "running".to_owned(),
-        exit_code: None,
-        out_of_memory: false,
-        health: None,
-        mounts: vec![],
-        labels: std::collections::HashMap::new(),
-        environment: vec![],
-        command: vec![],
-        networks: BTreeMap::new(),
-        ports: BTreeMap::new(),
-        limits: crate::docker::Limits::default(),
+        ..Container::default()
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::lease::{Lease, Standing, next};
+use crate::causes;
 use crate::cluster::ClusterName;
 use crate::consul::service::{CheckKind, CheckRegistration, Registration, Service, Status};
 use crate::consul::session::{RENEW, SessionId};
@@ -154,9 +155,9 @@ impl Keeper {
 
     async fn hear(&self, answers: &mut Option<bool>, error: Option<&ConsulError>) {
         let up = error.is_none();
-        let words = error.map(chain).unwrap_or_default();
+        let words = error.map(|error| causes::chain(error)).unwrap_or_default();
         self.board.change(|snapshot| snapshot.consul_up = Some(up));
-        let flag = error.map(|error| format!("{}; next: {}", chain(error), error.next()));
+        let flag = error.map(|error| format!("{}; next: {}", causes::chain(error), error.next()));
         self.board.flag("consul", flag);
         if *answers != Some(up) && (!up || answers.is_some()) {
             self.news.send(News::Answers(up, words)).await.ok();
@@ -407,16 +408,6 @@ fn said(snapshot: &Snapshot, now: Timestamp) -> Vec<(String, Status, String)> {
         }
     }
     said
-}
-
-fn chain(error: &ConsulError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

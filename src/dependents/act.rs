@@ -6,11 +6,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{FLAPPING, Memory, Seen, Step, decide};
-use super::{Follower, compose_project, find};
+use super::{COMPOSE_PROJECT, Follower, compose_project, find};
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::docker::{Container, DockerError, Engine, label};
 use crate::exit::Exit;
-use crate::policy::{OnDown, OnUp, Policy};
+use crate::policy::{OnDown, Policy};
 use crate::state::HeldLock;
 use crate::state::dependents::{Taken, TakenHow};
 
@@ -61,7 +61,7 @@ impl Dependents<'_> {
         let labelled = database.as_ref().or(before);
         let project = labelled.filter(|_| self.policy.dependents.compose).and_then(compose_project);
         if let Some(project) = project {
-            let of_project = format!("com.docker.compose.project={project}");
+            let of_project = format!("{COMPOSE_PROJECT}={project}");
             for container in self.engine.containers_labelled(&[&of_project]).await.map_err(cannot)? {
                 found.insert(container.id.clone(), container);
             }
@@ -262,8 +262,7 @@ impl Dependents<'_> {
             if follower.on_down == OnDown::Nothing || is_taken || !follower.running || follower.paused {
                 continue;
             }
-            let how = if follower.on_down == OnDown::Pause { TakenHow::Paused } else { TakenHow::Stopped };
-            self.take_down(follower, how, true, follower.on_up != OnUp::Nothing, reason).await?;
+            self.take_down(follower, follower.how(), true, follower.comes_back(), reason).await?;
             count += 1;
         }
         Ok(count)

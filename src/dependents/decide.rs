@@ -201,9 +201,9 @@ fn down(memory: &mut Memory, reason: &str, followers: &[Follower], taken: &[Take
     }
     Step::TakeDown {
         name: follower.name.clone(),
-        how: if follower.on_down == OnDown::Pause { TakenHow::Paused } else { TakenHow::Stopped },
+        how: follower.how(),
         running: follower.running,
-        remember: follower.on_up != OnUp::Nothing,
+        remember: follower.comes_back(),
         reason: format!("the database is down: {reason}"),
     }
 }

@@ -3,28 +3,15 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::docker::Limits;
 
 fn container(name: &str, labels: &[(&str, &str)]) -> Container {
     Container {
         id: format!("{name}-id"),
         name: name.to_owned(),
-        image: String::new(),
-        image_id: String::new(),
         running: true,
-        created: None,
-        started_at: None,
         status: "running".to_owned(),
-        exit_code: None,
-        out_of_memory: false,
-        health: None,
-        mounts: vec![],
         labels: labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect::<HashMap<_, _>>(),
-        environment: vec![],
-        command: vec![],
-        networks: BTreeMap::new(),
-        ports: BTreeMap::new(),
-        limits: Limits::default(),
+        ..Container::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bollard::models::{ContainerInspectResponse, ImageInspect};
 
 /// A container as it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Container {
     /// The engine's id.
     pub id: String,
@@ -212,24 +212,10 @@ mod tests {
         };
         let mounts = ["/var/lib/postgresql", "/var/lib/postgresql/data", "/var/lib/postgresql/database"];
         let container = Container {
-            id: String::new(),
-            name: String::new(),
-            image: String::new(),
-            image_id: String::new(),
-            created: None,
             running: true,
-            started_at: None,
-            status: String::new(),
-            exit_code: None,
-            out_of_memory: false,
-            health: None,
             mounts: mounts.map(mount).to_vec(),
-            labels: HashMap::new(),
             environment: vec!["PGDATA=/var/lib/postgresql/data/17".to_owned(), "PGDATABASE=x".to_owned()],
-            command: vec![],
-            networks: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            limits: Limits::default(),
+            ..Container::default()
         };
         let found = container.mount_of("/var/lib/postgresql/data/17").expect("a mount");
         assert_eq!(found.destination, "/var/lib/postgresql/data");

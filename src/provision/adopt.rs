@@ -186,7 +186,7 @@ const ADOPT_PATIENCE_SECONDS: u64 = 10;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::HashMap;
 
     use super::*;
     use crate::docker::Mount;
@@ -197,25 +197,17 @@ mod tests {
             name: "legacy".to_owned(),
             image: "postgres:17".to_owned(),
             image_id: "sha256:1".to_owned(),
-            created: None,
             running: true,
-            started_at: None,
             status: "running".to_owned(),
-            exit_code: None,
-            out_of_memory: false,
-            health: None,
             mounts: vec![Mount {
                 kind: "bind".to_owned(),
                 source: "/srv/pg".to_owned(),
                 destination: "/var/lib/postgresql".to_owned(),
                 writable: true,
             }],
-            labels: HashMap::new(),
             environment: environment.iter().map(ToString::to_string).collect(),
             command: command.iter().map(ToString::to_string).collect(),
-            networks: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            limits: crate::docker::Limits::default(),
+            ..Container::default()
         }
     }
 

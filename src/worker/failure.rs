@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::causes;
 use crate::exit::Exit;
 use crate::pipeline::PipelineError;
 use crate::postgres::PostgresError;
@@ -71,14 +72,7 @@ impl Failure {
 
     /// `what` failed because of `error`, with its whole chain.
     pub fn from_error(trouble: Trouble, what: &str, error: &dyn std::error::Error) -> Self {
-        let mut message = format!("{what}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { trouble, message }
+        Self { trouble, message: format!("{what}: {}", causes::chain(error)) }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::house::files_below;
 
 /// The rooms, from the vocabulary down to the command line.
 const LAYERS: [&[&str]; 14] = [
-    &["cluster", "encryption", "environment", "exit", "sql"],
+    &["causes", "cluster", "encryption", "environment", "exit", "sql"],
     &["backup_set", "document", "facts"],
     &["policy", "settings"],
     &["configuration"],
