@@ -34,7 +34,7 @@ use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
 use crate::exit::Exit;
 use crate::policy::Policy;
-use crate::state::{Operation, Thing};
+use crate::state::{Operation, SeenDatabases, Thing};
 use crate::storage::{Key, Repository};
 use crate::worker::session::{Done, Session, SessionError};
 use crate::worker::{Destination, Event, Request, SET_FOLDER};
@@ -239,7 +239,11 @@ async fn inspect(
         serves: false,
     };
     let session = start_worker(engine, &plan).await.map_err(failed(what))?;
-    ask_server(session, login, SERVER_PATIENCE_SECONDS, &control.cancel).await.map_err(|error| {
+    let asked = ask_server(session, login, SERVER_PATIENCE_SECONDS, &control.cancel).await;
+    if let Ok((_, server)) = &asked {
+        remember_databases(control, policy, server);
+    }
+    asked.map_err(|error| {
         let next = match error.exit() {
             Exit::Postgres => Some(format!("see why the server does not answer: docker logs {}", container.name)),
             Exit::Credentials => {
@@ -253,6 +257,15 @@ async fn inspect(
             None => error,
         }
     })
+}
+
+/// Remembers which databases there are, for those who ask whether a policy covers them.
+fn remember_databases(control: &ControlPlane, policy: &Policy, server: &ServerProfile) {
+    let own = server.databases.iter().filter(|database| !database.is_template);
+    let seen = SeenDatabases { at: Timestamp::now(), names: own.map(|database| database.name.clone()).collect() };
+    if let Err(error) = control.state.saw_databases(&policy.name, &seen) {
+        tracing::warn!(cluster = %policy.name, "which databases there are could not be remembered: {error}");
+    }
 }
 
 fn plan(

@@ -222,6 +222,26 @@ impl PgMajor {
     pub fn is_at_least(self, first: u16) -> bool {
         self.first >= first
     }
+
+    /// The last day of the community's fixes for it, from its versioning policy; None where that is not known here.
+    pub fn end_of_life(self) -> Option<jiff::civil::Date> {
+        let date = jiff::civil::date;
+        Some(match (self.first, self.second) {
+            (9, 4) => date(2020, 2, 13),
+            (9, 5) => date(2021, 2, 11),
+            (9, 6) => date(2021, 11, 11),
+            (10, _) => date(2022, 11, 10),
+            (11, _) => date(2023, 11, 9),
+            (12, _) => date(2024, 11, 21),
+            (13, _) => date(2025, 11, 13),
+            (14, _) => date(2026, 11, 12),
+            (15, _) => date(2027, 11, 11),
+            (16, _) => date(2028, 11, 9),
+            (17, _) => date(2029, 11, 8),
+            (18, _) => date(2030, 11, 14),
+            _ => return None,
+        })
+    }
 }
 
 impl fmt::Display for PgMajor {

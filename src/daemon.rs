@@ -47,7 +47,7 @@ use crate::policy::{Policy, Task};
 use crate::settings::{self, WhenAway};
 use crate::state::{Fired, FiredSlots, Operation, State};
 use crate::status::board::{Board, Role, Running};
-use crate::status::{ClusterStatus, look};
+use crate::status::{ClusterStatus, UncoveredServer, look, uncovered_servers};
 
 use admission::{Claim, ClaimKind, Limits, admit};
 use agenda::{Step, decide, entries, remembered};
@@ -206,6 +206,12 @@ fn instance(configuration: &Configuration) -> String {
     if name.is_empty() { "pglife".to_owned() } else { name }
 }
 
+/// What a look found.
+struct Looked {
+    clusters: Vec<ClusterStatus>,
+    uncovered: Option<Vec<UncoveredServer>>,
+}
+
 /// What the loop owns.
 struct Daemon {
     control: Arc<ControlPlane>,
@@ -224,7 +230,7 @@ struct Daemon {
     /// What the runs take up that go on.
     claims: BTreeMap<(ClusterName, Task), Claim>,
     jobs: JoinSet<Ended>,
-    looks: JoinSet<Result<Vec<ClusterStatus>, OperationError>>,
+    looks: JoinSet<Result<Looked, OperationError>>,
     looked: Option<Instant>,
     filed: Instant,
     fingerprint: Fingerprint,
@@ -452,13 +458,18 @@ impl Daemon {
         self.looked = Some(Instant::now());
         let control = Arc::clone(&self.control);
         let handle = tokio::runtime::Handle::current();
-        self.looks.spawn_blocking(move || handle.block_on(look(&control, None, Timestamp::now())));
+        self.looks.spawn_blocking(move || {
+            handle.block_on(async {
+                let clusters = look(&control, None, Timestamp::now()).await?;
+                Ok(Looked { clusters, uncovered: uncovered_servers(&control).await })
+            })
+        });
     }
 
-    fn looked_at(&mut self, looked: Result<Result<Vec<ClusterStatus>, OperationError>, tokio::task::JoinError>) {
+    fn looked_at(&mut self, looked: Result<Result<Looked, OperationError>, tokio::task::JoinError>) {
         let now = Timestamp::now();
         match looked {
-            Ok(Ok(clusters)) => {
+            Ok(Ok(Looked { clusters, uncovered })) => {
                 self.board.flag("look", None);
                 let summary = self.summary();
                 let docker: BTreeMap<HostName, bool> = self
@@ -477,6 +488,7 @@ impl Daemon {
                 }
                 self.board.change(|snapshot| {
                     snapshot.clusters = clusters;
+                    snapshot.uncovered = uncovered;
                     snapshot.docker_up = docker;
                     snapshot.looked_at = Some(now);
                 });

@@ -15,6 +15,9 @@ pub mod decide;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+use serde::Serialize;
+
 use crate::cluster::ClusterName;
 use crate::docker::{Container, label};
 use crate::policy::{Dependents, OnDown, OnUp};
@@ -46,6 +49,27 @@ pub struct Follower {
     /// The other clusters it depends on: it comes back when they all serve.
     pub others: Vec<String>,
     /// A label that is not understood, in words. The policy counts instead.
+    pub problem: Option<String>,
+}
+
+/// A container that depends on a cluster, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dependent {
+    /// Its place: low ones come back first, and go down last.
+    pub order: i64,
+    /// Its name.
+    pub container: String,
+    /// `running`, `exited`, …, or what its health check says.
+    pub state: String,
+    /// What is done when the database goes down.
+    pub on_down: &'static str,
+    /// What is done when it is back.
+    pub on_up: &'static str,
+    /// When pglife took it down; None: it did not.
+    pub down_since: Option<Timestamp>,
+    /// Why it did.
+    pub reason: Option<String>,
+    /// A label that is not understood, in words.
     pub problem: Option<String>,
 }
 

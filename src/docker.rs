@@ -276,6 +276,15 @@ impl Engine {
     pub async fn containers_labelled(&self, labels: &[&str]) -> Result<Vec<Container>, DockerError> {
         let filters = HashMap::from([("label".to_owned(), labels.iter().map(ToString::to_string).collect::<Vec<_>>())]);
         let options = query::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        self.list(options).await
+    }
+
+    /// Every container that runs.
+    pub async fn running_containers(&self) -> Result<Vec<Container>, DockerError> {
+        self.list(query::ListContainersOptionsBuilder::default().build()).await
+    }
+
+    async fn list(&self, options: query::ListContainersOptions) -> Result<Vec<Container>, DockerError> {
         let found = self.control.list_containers(Some(options)).await.map_err(self.failed("list containers"))?;
         let mut containers = Vec::new();
         for id in found.into_iter().filter_map(|summary| summary.id) {

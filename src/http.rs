@@ -4,7 +4,9 @@
 //! | path | what | answers |
 //! | --- | --- | --- |
 //! | `/` | the page ([`page`]) | 200 |
+//! | `/clusters/<cluster>` | the page of a cluster | 200, 404 |
 //! | `/api/v1/status` | the board as JSON | 200 |
+//! | `/api/v1/clusters/<cluster>` | a cluster with its history, as JSON | 200, 404 |
 //! | `/v1/clusters/<cluster>/freshness` | for load balancers and uptime monitors | 200, 429 (a warning), 503, 404 |
 //! | `/metrics` | for Prometheus ([`metrics`]) | 200 |
 //! | `/healthz` | does the daemon's wheel turn | 200, 503 |
@@ -100,7 +102,9 @@ fn router(board: Arc<Board>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
+        .route("/clusters/{cluster}", get(show_cluster))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/clusters/{cluster}", get(cluster))
         .route("/v1/clusters/{cluster}/freshness", get(freshness))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(health))
@@ -147,6 +151,15 @@ async fn show_page(State(board): State<Arc<Board>>) -> Response {
     typed("text/html; charset=utf-8", page::page(&board.read(), Timestamp::now()))
 }
 
+async fn show_cluster(State(board): State<Arc<Board>>, Path(name): Path<String>) -> Response {
+    match page::cluster_page(&board.read(), &name, Timestamp::now()) {
+        Some(html) => typed("text/html; charset=utf-8", html),
+        None => {
+            (StatusCode::NOT_FOUND, "there is no such cluster; the page with all of them is at /\n").into_response()
+        }
+    }
+}
+
 async fn style() -> Response {
     typed("text/css; charset=utf-8", page::STYLE.to_owned())
 }
@@ -164,13 +177,33 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
     json_answer(StatusCode::OK, &json!({ "apiVersion": "pglife/v1", "kind": "DaemonStatus", "items": [snapshot] }))
 }
 
+async fn cluster(State(board): State<Arc<Board>>, Path(name): Path<String>) -> Response {
+    let snapshot = board.read();
+    let Some(cluster) = snapshot.clusters.iter().find(|cluster| cluster.cluster.as_str() == name) else {
+        return unknown_cluster(&snapshot);
+    };
+    let item = json!({
+        "status": cluster.at(Timestamp::now()),
+        "checks": verdicts(&cluster.at(Timestamp::now())),
+        "running": snapshot.running.iter().filter(|run| run.cluster == cluster.cluster).collect::<Vec<_>>(),
+        "history": *cluster.history,
+    });
+    json_answer(StatusCode::OK, &json!({ "apiVersion": "pglife/v1", "kind": "ClusterStatus", "items": [item] }))
+}
+
+/// A cluster that was asked for and is not there, or not looked at yet.
+fn unknown_cluster(snapshot: &Snapshot) -> Response {
+    let (status, why) = match snapshot.looked_at {
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the daemon has not looked yet"),
+        Some(_) => (StatusCode::NOT_FOUND, "there is no such cluster"),
+    };
+    json_answer(status, &json!({ "error": why }))
+}
+
 async fn freshness(State(board): State<Arc<Board>>, Path(name): Path<String>) -> Response {
     let snapshot = board.read();
     let Some(cluster) = snapshot.clusters.iter().find(|cluster| cluster.cluster.as_str() == name) else {
-        let why =
-            if snapshot.looked_at.is_none() { "the daemon has not looked yet" } else { "there is no such cluster" };
-        let status = if snapshot.looked_at.is_none() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::NOT_FOUND };
-        return json_answer(status, &json!({ "error": why }));
+        return unknown_cluster(&snapshot);
     };
     let verdicts = verdicts(&cluster.at(Timestamp::now()));
     let worst = verdicts.iter().map(|verdict| verdict.level).max().unwrap_or(Level::Critical);

@@ -37,6 +37,21 @@ pub struct Settings {
     pub consul: Option<Consul>,
     /// Who is told what happens.
     pub notify: Vec<notify::Channel>,
+    /// What is looked for that no policy covers.
+    pub coverage: Coverage,
+}
+
+/// What is looked for that no policy covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coverage {
+    /// Servers on the Docker hosts.
+    pub containers: bool,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { containers: true }
+    }
 }
 
 /// How to reach a Consul agent, and what to do when it is away.

@@ -11,6 +11,7 @@
 //! The repository is the truth about backups; nothing here is needed to restore. A run whose lock is free and that has no
 //! end in the table died: the next run of pglife says so in the table and cleans up what it left.
 
+mod databases;
 pub mod dependents;
 mod events;
 mod notices;
@@ -32,6 +33,7 @@ use crate::backup_set::SetId;
 use crate::cluster::{ClusterName, HostName, RepoName};
 use crate::exit::Exit;
 
+pub use databases::SeenDatabases;
 pub use events::EventRecord;
 pub use record::{Made, Operation, RUN_FOLDER, RunRecord, Thing};
 pub use slots::{Fired, FiredSlots};
@@ -179,6 +181,8 @@ impl State {
                      text text not null) strict;
                  create table if not exists said (
                      subject text primary key, state text not null) strict, without rowid;
+                 create table if not exists databases (
+                     cluster text primary key, at text not null, names text not null) strict, without rowid;
                  create table if not exists dependents (
                      cluster text not null, name text not null, id text not null, how text not null, at text not null,
                      reason text not null, primary key (cluster, name)) strict;

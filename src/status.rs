@@ -2,9 +2,13 @@
 //! which asks the world, and [`board`], where the daemon keeps the newest answer.
 
 pub mod board;
+mod coverage;
+mod history;
 mod look;
 mod proof;
 mod verdict;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,15 +16,19 @@ use serde::Serialize;
 use crate::backup_set::Kind;
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::Held;
+use crate::dependents::Dependent;
 use crate::exit::Exit;
 use crate::policy::freshness::{self, Level};
 use crate::policy::{Policy, Schedule};
 use crate::provision::kept::StillKept;
-use crate::state::{Operation, RunRecord};
+use crate::state::upgrades::UpgradeRecord;
+use crate::state::{Operation, RunRecord, SeenDatabases};
 
-pub use look::look;
+pub use coverage::{CoverageStatus, UncoveredServer};
+pub use history::{History, PastDrill, PastRun, PastSet, PastUpgrade};
+pub use look::{look, uncovered_servers};
 pub use proof::{Disproven, ProofStatus, Proven};
-pub use verdict::{Check, Verdict, verdicts};
+pub use verdict::{Check, Verdict, of_servers, verdicts};
 
 /// How one cluster is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,8 +57,15 @@ pub struct ClusterStatus {
     /// The server that a drill of it keeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<StillKept>,
+    /// Which databases are in no backup; None where no run has looked yet.
+    pub coverage: Option<CoverageStatus>,
+    /// Who depends on it, in the order in which they come back.
+    pub dependents: Vec<Dependent>,
     /// What of this could not be found out.
     pub problems: Vec<String>,
+    /// What lies behind it. Shared, because whoever reads the board takes a copy.
+    #[serde(skip)]
+    pub history: Arc<History>,
 }
 
 impl ClusterStatus {
@@ -174,6 +189,12 @@ pub struct Findings<'a> {
     pub dead: &'a [String],
     /// Its repositories.
     pub repositories: Vec<RepositoryStatus>,
+    /// The databases that a run saw last.
+    pub databases: Option<SeenDatabases>,
+    /// Who depends on it.
+    pub dependents: Result<Vec<Dependent>, String>,
+    /// Its last upgrade.
+    pub upgrade: Option<UpgradeRecord>,
 }
 
 /// Makes the snapshot of one cluster.
@@ -185,6 +206,17 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
     });
     if let Err(problem) = &findings.sets {
         problems.push(problem.clone());
+    }
+    let dependents = findings.dependents.clone().unwrap_or_else(|problem| {
+        // A host that is down is told once.
+        problems.extend(findings.server.is_ok().then_some(problem));
+        vec![]
+    });
+    if let Some(open) = findings.upgrade.as_ref().filter(|upgrade| upgrade.is_open()) {
+        problems.push(format!(
+            "an upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {}",
+            open.step, policy.name
+        ));
     }
     let dump = Asked {
         kind: Kind::Dump,
@@ -210,7 +242,10 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
         kept: findings.kept.clone(),
         prune: last_of(Operation::Prune, findings),
         verify: last_of(Operation::Verify, findings),
+        coverage: findings.databases.as_ref().map(|seen| coverage::of_cluster(policy, seen)),
+        dependents,
         problems,
+        history: Arc::new(history::of_cluster(findings)),
     }
 }
 
@@ -301,4 +336,46 @@ fn said(run: &RunRecord, dead: &[String]) -> String {
         return "the process died; the next run removes what it left".to_owned();
     }
     run.message.clone()
+}
+
+#[cfg(test)]
+impl Findings<'_> {
+    /// Everything answered, and nothing was there.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            server: Ok("healthy".to_owned()),
+            kept: None,
+            sets: Ok(&[]),
+            runs: &[],
+            dead: &[],
+            repositories: vec![],
+            databases: None,
+            dependents: Ok(vec![]),
+            upgrade: None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl ClusterStatus {
+    /// A cluster that serves and of which nothing else is known.
+    pub(crate) fn example() -> Self {
+        Self {
+            cluster: "chado".parse().expect("a name"),
+            host: "local".to_owned(),
+            major: "17".to_owned(),
+            server: "healthy".to_owned(),
+            dump: KindStatus::default(),
+            volume: KindStatus::default(),
+            proof: ProofStatus::default(),
+            repositories: vec![],
+            prune: None,
+            verify: None,
+            kept: None,
+            coverage: None,
+            dependents: vec![],
+            problems: vec![],
+            history: Arc::default(),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::{Context, Failure, output};
 use crate::cluster::ClusterName;
 use crate::exit::Exit;
 use crate::policy::freshness::Level;
-use crate::status::{self, ClusterStatus, Verdict, verdicts};
+use crate::status::{self, ClusterStatus, Verdict, of_servers, verdicts};
 
 /// The command line.
 #[derive(Debug, clap::Args)]
@@ -23,22 +23,41 @@ pub(super) struct Args {
     nagios: bool,
 }
 
-/// One check of one cluster.
+/// One check.
 #[derive(Serialize)]
 struct Item<'a> {
-    cluster: &'a ClusterName,
+    /// None: it is about what no policy covers.
+    cluster: Option<&'a ClusterName>,
     #[serde(flatten)]
     verdict: Verdict,
 }
 
+/// What was found.
+struct Found {
+    rows: Vec<ClusterStatus>,
+    /// What is said of servers without a policy, where everything was asked for.
+    servers: Option<Verdict>,
+}
+
+impl Found {
+    fn items(&self) -> Vec<Item<'_>> {
+        let of_clusters = self
+            .rows
+            .iter()
+            .flat_map(|row| verdicts(row).into_iter().map(|verdict| Item { cluster: Some(&row.cluster), verdict }));
+        let of_servers = self.servers.iter().map(|verdict| Item { cluster: None, verdict: verdict.clone() });
+        of_clusters.chain(of_servers).collect()
+    }
+}
+
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     if !args.nagios {
-        let rows = look(args, context).await?;
-        return show(&rows, context);
+        let found = look(args, context).await?;
+        return show(&found, context);
     }
     // A plugin tells everything on stdout, in one line, what went wrong included.
     let (line, exit) = match look(args, context).await {
-        Ok(rows) => nagios(&rows, Timestamp::now()),
+        Ok(found) => nagios(&found, Timestamp::now()),
         Err(failure) => {
             (format!("PGLIFE UNKNOWN - {}", failure.chain().join(": ").replace(['\n', '|'], " ")), Exit::Warnings)
         }
@@ -47,22 +66,21 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
     Ok(exit)
 }
 
-async fn look(args: &Args, context: &Context) -> Result<Vec<ClusterStatus>, Failure> {
+async fn look(args: &Args, context: &Context) -> Result<Found, Failure> {
     let control = context.control()?;
     let only = if args.all { None } else { Some(control.configuration.select(args.cluster.as_ref())?.name.clone()) };
-    Ok(status::look(&control, only.as_ref(), Timestamp::now()).await?)
+    let rows = status::look(&control, only.as_ref(), Timestamp::now()).await?;
+    let servers = if args.all { status::uncovered_servers(&control).await } else { None };
+    Ok(Found { rows, servers: servers.map(|uncovered| of_servers(&uncovered)) })
 }
 
-fn show(rows: &[ClusterStatus], context: &Context) -> Result<Exit, Failure> {
-    let items: Vec<Item<'_>> = rows
-        .iter()
-        .flat_map(|row| verdicts(row).into_iter().map(|verdict| Item { cluster: &row.cluster, verdict }))
-        .collect();
+fn show(found: &Found, context: &Context) -> Result<Exit, Failure> {
+    let items = found.items();
     context.output.items("CheckList", &items, |_| {
         let mut table = output::table(&["CLUSTER", "CHECK", "LEVEL", "WHY"]);
         for Item { cluster, verdict } in &items {
             table.add_row([
-                cluster.to_string(),
+                cluster.map_or_else(|| "-".to_owned(), ClusterName::to_string),
                 verdict.check.to_string(),
                 verdict.level.as_str().to_owned(),
                 verdict.text.clone(),
@@ -89,10 +107,9 @@ fn exit(items: &[Item<'_>]) -> Exit {
 }
 
 /// The line and the code of a monitoring plugin (Monitoring Plugins Development Guidelines).
-fn nagios(rows: &[ClusterStatus], now: Timestamp) -> (String, Exit) {
-    let all: Vec<(&ClusterStatus, Verdict)> =
-        rows.iter().flat_map(|row| verdicts(row).into_iter().map(move |verdict| (row, verdict))).collect();
-    let worst = all.iter().map(|(_, verdict)| verdict.level).max();
+fn nagios(found: &Found, now: Timestamp) -> (String, Exit) {
+    let (rows, all) = (&found.rows, found.items());
+    let worst = all.iter().map(|item| item.verdict.level).max();
     // The codes are the plugin's, not pglife's: 1 and 2 are what `Failed` and `Usage` are elsewhere.
     let (state, exit) = match worst {
         Some(Level::Ok) => ("OK", Exit::Ok),
@@ -102,8 +119,11 @@ fn nagios(rows: &[ClusterStatus], now: Timestamp) -> (String, Exit) {
     };
     let mut told: Vec<String> = all
         .iter()
-        .filter(|(_, verdict)| verdict.level > Level::Ok)
-        .map(|(row, verdict)| format!("{} {}: {}", row.cluster, verdict.check, verdict.text))
+        .filter(|item| item.verdict.level > Level::Ok)
+        .map(|Item { cluster, verdict }| {
+            let cluster = cluster.map_or_else(String::new, |cluster| format!("{cluster} "));
+            format!("{cluster}{}: {}", verdict.check, verdict.text)
+        })
         .collect();
     if told.is_empty() {
         told.push(format!("{} clusters, {} checks", rows.len(), all.len()));

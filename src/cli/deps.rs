@@ -1,11 +1,11 @@
 //! `pglife deps list|restart`: the containers that depend on clusters.
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Context, Failure, output};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, failed};
+use crate::dependents::Dependent;
 use crate::dependents::act::Dependents;
 use crate::dependents::decide::Seen;
 use crate::exit::Exit;
@@ -37,16 +37,8 @@ enum Command {
 #[derive(Debug, Serialize)]
 struct Row {
     cluster: ClusterName,
-    order: i64,
-    container: String,
-    /// `running`, `exited`, …, or what its health check says.
-    state: String,
-    on_down: &'static str,
-    on_up: &'static str,
-    /// When pglife took it down.
-    down_since: Option<Timestamp>,
-    reason: Option<String>,
-    problem: Option<String>,
+    #[serde(flatten)]
+    dependent: Dependent,
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
@@ -64,22 +56,24 @@ async fn list(control: &ControlPlane, cluster: Option<&ClusterName>, context: &C
     }
     context.output.items("DependentList", &rows, |_| {
         let mut table = output::table(&["CLUSTER", "ORDER", "CONTAINER", "STATE", "ON DOWN", "ON UP", "DOWN SINCE"]);
-        for row in &rows {
+        for Row { cluster, dependent } in &rows {
             table.add_row([
-                row.cluster.to_string(),
-                row.order.to_string(),
-                row.container.clone(),
-                row.state.clone(),
-                row.on_down.to_owned(),
-                row.on_up.to_owned(),
-                row.down_since.map_or_else(|| "-".to_owned(), |since| since.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
+                cluster.to_string(),
+                dependent.order.to_string(),
+                dependent.container.clone(),
+                dependent.state.clone(),
+                dependent.on_down.to_owned(),
+                dependent.on_up.to_owned(),
+                dependent
+                    .down_since
+                    .map_or_else(|| "-".to_owned(), |since| since.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
             ]);
         }
         table
     })?;
-    for row in &rows {
-        for note in row.reason.iter().chain(&row.problem) {
-            context.output.note(&format!("{}: {note}", row.container));
+    for Row { dependent, .. } in &rows {
+        for note in dependent.reason.iter().chain(&dependent.problem) {
+            context.output.note(&format!("{}: {note}", dependent.container));
         }
     }
     Ok(Exit::Ok)
@@ -88,22 +82,8 @@ async fn list(control: &ControlPlane, cluster: Option<&ClusterName>, context: &C
 async fn of_cluster(control: &ControlPlane, policy: &Policy) -> Result<Vec<Row>, Failure> {
     let what = format!("the dependents of cluster \"{}\" cannot be looked at", policy.name);
     let engine = control.engine(&policy.host).await.map_err(failed(what))?;
-    let look = Dependents { control, engine: &engine, policy }.look().await?;
-    let rows = look.followers.into_iter().map(|follower| {
-        let taken = look.taken.iter().find(|taken| taken.name == follower.name);
-        Row {
-            cluster: policy.name.clone(),
-            order: follower.order,
-            state: follower.health.filter(|_| follower.running).unwrap_or(follower.status),
-            on_down: follower.on_down.as_str(),
-            on_up: follower.on_up.as_str(),
-            down_since: taken.map(|taken| taken.at),
-            reason: taken.map(|taken| taken.reason.clone()),
-            problem: follower.problem,
-            container: follower.name,
-        }
-    });
-    Ok(rows.collect())
+    let listed = Dependents { control, engine: &engine, policy }.look().await?.listed();
+    Ok(listed.into_iter().map(|dependent| Row { cluster: policy.name.clone(), dependent }).collect())
 }
 
 async fn restart(control: &ControlPlane, cluster: Option<&ClusterName>, context: &Context) -> Result<Exit, Failure> {

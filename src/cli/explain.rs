@@ -94,6 +94,16 @@ fn explain(row: &ClusterStatus, verdict: Verdict, runs: &[RunRecord], daemon: bo
         Check::Drill => {
             (evidence, next) = of_proof(row, runs, daemon, now);
         }
+        Check::Coverage => {
+            if let Some(coverage) = &row.coverage {
+                evidence.push(format!("which databases there are was seen {}", human::age(coverage.seen_at, now)));
+            }
+            next.push(format!(
+                "let a pattern of [backup.dump] databases in the policy of {cluster} take it, such as \"*\"; or leave it out by name, such as \"!{}\"",
+                row.coverage.as_ref().and_then(|it| it.uncovered.first()).map_or("scratch", |name| name.as_str())
+            ));
+            next.push(format!("then take a backup: pglife backup {cluster}"));
+        }
         Check::Repository(name) => {
             let found = row.repositories.iter().find(|repository| repository.name == *name);
             if let Some(repository) = found.filter(|repository| repository.problem.is_none()) {

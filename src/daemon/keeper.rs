@@ -27,7 +27,7 @@ use crate::consul::{Consul, ConsulError};
 use crate::policy::freshness::Level;
 use crate::state::{Fired, FiredSlots};
 use crate::status::board::{Board, Role, Snapshot};
-use crate::status::{ClusterStatus, KindStatus, ProofStatus, verdicts};
+use crate::status::{self, ClusterStatus, KindStatus, ProofStatus, of_servers, verdicts};
 
 /// How often every check is spoken for.
 const BEAT: Duration = Duration::from_secs(30);
@@ -301,7 +301,7 @@ fn proof_document(proof: &ProofStatus) -> String {
 /// The daemon's own service.
 fn own(snapshot: &Snapshot, role: Role, http: Option<SocketAddr>) -> Registration {
     let id = format!("pglife-{}", snapshot.instance);
-    let checks = http.map(|address| CheckRegistration {
+    let http_check = http.map(|address| CheckRegistration {
         id: format!("{id}-http"),
         name: "pglife daemon".to_owned(),
         notes: "the daemon's wheel turns".to_owned(),
@@ -311,6 +311,14 @@ fn own(snapshot: &Snapshot, role: Role, http: Option<SocketAddr>) -> Registratio
             interval: "10s".to_owned(),
             timeout: "5s".to_owned(),
         },
+    });
+    // Who stands by leaves it to the leader.
+    let coverage = snapshot.uncovered.as_ref().filter(|_| role != Role::Standby).map(|_| CheckRegistration {
+        id: coverage_check(&snapshot.instance),
+        name: "PostgreSQL servers without a policy".to_owned(),
+        notes: "kept by pglife".to_owned(),
+        status: Status::Warning,
+        kind: CheckKind::Ttl { ttl: TTL.to_owned() },
     });
     let tag = match role {
         Role::Standby => "standby",
@@ -323,8 +331,13 @@ fn own(snapshot: &Snapshot, role: Role, http: Option<SocketAddr>) -> Registratio
         meta: meta(snapshot, None),
         address: String::new(),
         port: http.map_or(0, |address| address.port()),
-        checks: checks.into_iter().collect(),
+        checks: http_check.into_iter().chain(coverage).collect(),
     }
+}
+
+/// The id of the check on servers that no policy covers.
+fn coverage_check(instance: &str) -> String {
+    format!("pglife-{instance}-{}", status::Check::Coverage)
 }
 
 /// Where the agent on this machine reaches what listens there: "everywhere" is no address to connect to.
@@ -399,15 +412,24 @@ fn said(snapshot: &Snapshot, now: Timestamp) -> Vec<(String, Status, String)> {
     let mut said = Vec::new();
     for cluster in &snapshot.clusters {
         for verdict in verdicts(&cluster.at(now)) {
-            let status = match verdict.level {
-                Level::Ok => Status::Passing,
-                Level::Warn => Status::Warning,
-                Level::Critical => Status::Critical,
-            };
-            said.push((format!("{BACKUPS}-{}-{}", cluster.cluster, verdict.check), status, verdict.text));
+            said.push((
+                format!("{BACKUPS}-{}-{}", cluster.cluster, verdict.check),
+                status_of(verdict.level),
+                verdict.text,
+            ));
         }
     }
+    let servers = snapshot.uncovered.as_ref().map(|uncovered| of_servers(uncovered));
+    said.extend(servers.map(|it| (coverage_check(&snapshot.instance), status_of(it.level), it.text)));
     said
+}
+
+fn status_of(level: Level) -> Status {
+    match level {
+        Level::Ok => Status::Passing,
+        Level::Warn => Status::Warning,
+        Level::Critical => Status::Critical,
+    }
 }
 
 #[cfg(test)]
@@ -455,18 +477,9 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let bad = Disproven { set: "the-set".to_owned(), completed_at: at, found_at: at };
         let cluster = ClusterStatus {
-            cluster: "chado".parse().expect("a name"),
-            host: "local".to_owned(),
-            major: "17".to_owned(),
-            server: "healthy".to_owned(),
             dump: KindStatus { last_known_at: Some(at), ..KindStatus::default() },
-            volume: KindStatus::default(),
             proof: ProofStatus { bad: Some(bad), ..ProofStatus::default() },
-            repositories: vec![],
-            prune: None,
-            verify: None,
-            kept: None,
-            problems: vec![],
+            ..ClusterStatus::example()
         };
         let document: serde_json::Value = serde_json::from_str(&proof_document(&cluster.proof)).expect("JSON");
         assert_eq!(document["bad"]["set"], "the-set");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{FLAPPING, Memory, Seen, Step, decide};
-use super::{COMPOSE_PROJECT, Follower, compose_project, find};
+use super::{COMPOSE_PROJECT, Dependent, Follower, compose_project, find};
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::docker::{Container, DockerError, Engine, label};
 use crate::exit::Exit;
@@ -41,6 +41,26 @@ pub struct Look {
     pub followers: Vec<Follower>,
     /// What was taken down and is not back.
     pub taken: Vec<Taken>,
+}
+
+impl Look {
+    /// Who follows it, as it is shown.
+    pub fn listed(self) -> Vec<Dependent> {
+        let listed = self.followers.into_iter().map(|follower| {
+            let taken = self.taken.iter().find(|taken| taken.name == follower.name);
+            Dependent {
+                order: follower.order,
+                state: follower.health.filter(|_| follower.running).unwrap_or(follower.status),
+                on_down: follower.on_down.as_str(),
+                on_up: follower.on_up.as_str(),
+                down_since: taken.map(|taken| taken.at),
+                reason: taken.map(|taken| taken.reason.clone()),
+                problem: follower.problem,
+                container: follower.name,
+            }
+        });
+        listed.collect()
+    }
 }
 
 impl Dependents<'_> {

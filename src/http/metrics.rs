@@ -76,6 +76,13 @@ pub(super) fn metrics(snapshot: &Snapshot) -> String {
         "What an operator should know about the daemon itself.",
         [(vec![], number(snapshot.flags.len() as u64))],
     );
+    let uncovered = snapshot.uncovered.as_ref().map(|servers| (vec![], number(servers.len() as u64)));
+    page.family(
+        "pglife_uncovered_servers",
+        "gauge",
+        "PostgreSQL servers that run and that no policy covers.",
+        uncovered,
+    );
     of_clusters(&mut page, snapshot);
     of_kinds(&mut page, snapshot);
     of_drills(&mut page, snapshot);
@@ -96,6 +103,24 @@ fn of_clusters(page: &mut Page, snapshot: &Snapshot) {
         (labels, 1.0)
     });
     page.family("pglife_cluster_info", "gauge", "What the cluster is.", info);
+    let down = clusters.iter().map(|it| {
+        let down = it.dependents.iter().filter(|dependent| dependent.down_since.is_some()).count();
+        (vec![("cluster", it.cluster.as_str())], number(down as u64))
+    });
+    page.family("pglife_dependents_down", "gauge", "Dependents that pglife took down and has not brought back.", down);
+    let dependents =
+        clusters.iter().map(|it| (vec![("cluster", it.cluster.as_str())], number(it.dependents.len() as u64)));
+    page.family("pglife_dependents", "gauge", "Containers that depend on the cluster.", dependents);
+    let uncovered = clusters.iter().filter_map(|it| {
+        let coverage = it.coverage.as_ref()?;
+        Some((vec![("cluster", it.cluster.as_str())], number(coverage.uncovered.len() as u64)))
+    });
+    page.family(
+        "pglife_uncovered_databases",
+        "gauge",
+        "Databases that are in no backup and not left out by name.",
+        uncovered,
+    );
     let repositories = || {
         clusters.iter().flat_map(|it| {
             it.repositories.iter().map(move |repository| {

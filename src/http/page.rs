@@ -1,14 +1,24 @@
-//! The page: one row a cluster, what goes on, what is wrong. Made on the server, without a script and without anything from
+//! The pages: one row a cluster, what goes on, what is wrong; and a page for each cluster ([`cluster`]). Made on the server, without a script and without anything from
 //! elsewhere; every text from outside goes through [`escaped`].
+
+mod chart;
+mod cluster;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::cluster::PgMajor;
 use crate::policy::freshness::Level;
 use crate::status::board::{Role, Running, Snapshot};
-use crate::status::{ClusterStatus, KindStatus, ProofStatus, verdicts};
+use crate::status::{ClusterStatus, KindStatus, ProofStatus, UncoveredServer, verdicts};
+
+pub(super) use cluster::cluster_page;
 
 /// The stylesheet. Colours are never alone: each level is a word too.
 pub(super) const STYLE: &str = include_str!("style.css");
+
+fn concat(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().concat()
+}
 
 /// Text as HTML shows it, in an element or an attribute.
 fn escaped(text: &str) -> String {
@@ -37,42 +47,63 @@ pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
         (Some(Level::Ok), _) => format!("All {} clusters are within their policies.", clusters.len()),
         (Some(_), _) => format!("{bad} of {} clusters need attention.", clusters.len()),
     };
+    let heading = format!(
+        "<h1>pglife on {}</h1>\n<p class=\"headline {}\">{}</p>\n",
+        escaped(&snapshot.instance),
+        worst.map_or("warn", Level::as_str),
+        escaped(&headline),
+    );
+    let mut body = String::new();
+    if !snapshot.flags.is_empty() {
+        body.push_str(
+            "<section aria-labelledby=\"flags\">\n<h2 id=\"flags\">The daemon itself</h2>\n<ul class=\"flags\">\n",
+        );
+        for (subject, text) in &snapshot.flags {
+            body.push_str(&format!("<li><strong>{}</strong>: {}</li>\n", escaped(subject), escaped(text)));
+        }
+        body.push_str("</ul>\n</section>\n");
+    }
+    body.push_str(&running(snapshot, now));
+    body.push_str(&table(&clusters, now));
+    body.push_str(&reasons(&clusters, snapshot.uncovered.as_deref().unwrap_or_default()));
+    let refresh = if snapshot.running.is_empty() { 10 } else { 5 };
+    document(snapshot, worst.map_or("starting", Level::as_str), &heading, refresh, &body)
+}
+
+/// A whole document; `heading` and `body` are HTML already. `refresh` is in seconds.
+fn document(snapshot: &Snapshot, title: &str, heading: &str, refresh: u32, body: &str) -> String {
     let role = match snapshot.role {
         Role::Alone => "works alone",
         Role::Leader => "leads",
         Role::Standby => "stands by: another daemon starts what is scheduled",
     };
-    let mut html = format!(
+    format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"refresh\" content=\"10\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>pglife on {instance}: {title}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"refresh\" content=\"{refresh}\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>pglife on {}: {}</title>\n\
          <link rel=\"stylesheet\" href=\"/style.css\">\n<link rel=\"icon\" href=\"data:,\">\n</head>\n<body>\n<header>\n\
-         <h1>pglife on {instance}</h1>\n<p class=\"headline {class}\">{headline}</p>\n</header>\n<main>\n",
-        instance = escaped(&snapshot.instance),
-        title = escaped(worst.map_or("starting", Level::as_str)),
-        class = worst.map_or("warn", Level::as_str),
-        headline = escaped(&headline),
-    );
-    if !snapshot.flags.is_empty() {
-        html.push_str(
-            "<section aria-labelledby=\"flags\">\n<h2 id=\"flags\">The daemon itself</h2>\n<ul class=\"flags\">\n",
-        );
-        for (subject, text) in &snapshot.flags {
-            html.push_str(&format!("<li><strong>{}</strong>: {}</li>\n", escaped(subject), escaped(text)));
-        }
-        html.push_str("</ul>\n</section>\n");
-    }
-    html.push_str(&running(snapshot, now));
-    html.push_str(&table(&clusters, now));
-    html.push_str(&reasons(&clusters));
-    html.push_str(&format!(
-        "</main>\n<footer>\n<p>Version {}, {role}, running since {}. {}</p>\n<p><a href=\"/api/v1/status\">JSON</a> \
-         <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readiness</a></p>\n</footer>\n</body>\n</html>\n",
+         {heading}</header>\n<main>\n{body}</main>\n<footer>\n<p>Version {}, {role}, running since {}. {}</p>\n\
+         <p><a href=\"/api/v1/status\">JSON</a> <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readiness</a></p>\n\
+         </footer>\n</body>\n</html>\n",
+        escaped(&snapshot.instance),
+        escaped(title),
         escaped(snapshot.version),
         moment(snapshot.started_at),
         snapshot.looked_at.map_or_else(String::new, |at| format!("Last look {}.", moment(at))),
-    ));
-    html
+    )
+}
+
+/// What the server is, how it is, and until when its major is mended.
+fn server(cluster: &ClusterStatus, now: Timestamp) -> String {
+    let end = cluster.major.parse().ok().and_then(PgMajor::end_of_life);
+    let life = end.map_or_else(String::new, |end| {
+        if now.to_zoned(jiff::tz::TimeZone::UTC).date() > end {
+            format!("; <span class=\"warn\">no fixes since {end}</span>")
+        } else {
+            format!("; fixes until {end}")
+        }
+    });
+    format!("{} on {}, {}{life}", escaped(&cluster.major), escaped(&cluster.host), escaped(&cluster.server))
 }
 
 fn level(cluster: &ClusterStatus) -> Level {
@@ -85,21 +116,17 @@ fn running(snapshot: &Snapshot, now: Timestamp) -> String {
     if snapshot.running.is_empty() {
         return String::new();
     }
-    let rows: Vec<String> = snapshot
-        .running
-        .iter()
-        .map(|run| {
-            format!(
-                "<li>{} of <strong>{}</strong>, {}: {} {}</li>\n",
-                run.task,
-                escaped(run.cluster.as_str()),
-                length(now.duration_since(run.started_at)),
-                escaped(&run.step),
-                progress(run),
-            )
-        })
-        .collect();
-    let rows = rows.concat();
+    let rows = snapshot.running.iter().map(|run| {
+        format!(
+            "<li>{} of <strong>{}</strong>, {}: {} {}</li>\n",
+            run.task,
+            escaped(run.cluster.as_str()),
+            length(now.duration_since(run.started_at)),
+            escaped(&run.step),
+            progress(run),
+        )
+    });
+    let rows = concat(rows);
     format!(
         "<section aria-labelledby=\"running\">\n<h2 id=\"running\">Running now</h2>\n<ul>\n{rows}</ul>\n</section>\n"
     )
@@ -131,37 +158,33 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
         "Next run",
         "Failures since",
         "Repositories",
+        "Dependents",
     ];
-    let head: Vec<String> = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
-    let rows: Vec<String> = clusters
-        .iter()
-        .map(|cluster| {
-            let level = level(cluster).as_str();
-            let scheduled = [cluster.dump.next_run_at, cluster.volume.next_run_at, cluster.proof.next_run_at];
-            let next = scheduled.into_iter().flatten().min();
-            let failures = cluster.dump.failures_since_success
-                + cluster.volume.failures_since_success
-                + cluster.proof.failures_since_success;
-            let cells = [
-                format!("<span class=\"badge {level}\">{level}</span>"),
-                format!("{} on {}, {}", escaped(&cluster.major), escaped(&cluster.host), escaped(&cluster.server)),
-                last(&cluster.dump, now),
-                last(&cluster.volume, now),
-                proven(&cluster.proof, now),
-                next.map_or_else(|| "by hand".to_owned(), moment),
-                failures.to_string(),
-                repositories(cluster),
-            ];
-            let cells: Vec<String> = cells
-                .iter()
-                .zip(&heads[1..])
-                .map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>"))
-                .collect();
-            let cells = cells.concat();
-            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escaped(cluster.cluster.as_str()))
-        })
-        .collect();
-    let (head, rows) = (head.concat(), rows.concat());
+    let head = concat(heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")));
+    let rows = clusters.iter().map(|cluster| {
+        let level = level(cluster).as_str();
+        let scheduled = [cluster.dump.next_run_at, cluster.volume.next_run_at, cluster.proof.next_run_at];
+        let next = scheduled.into_iter().flatten().min();
+        let failures = cluster.dump.failures_since_success
+            + cluster.volume.failures_since_success
+            + cluster.proof.failures_since_success;
+        let cells = [
+            format!("<span class=\"badge {level}\">{level}</span>"),
+            server(cluster, now),
+            last(&cluster.dump, now),
+            last(&cluster.volume, now),
+            proven(&cluster.proof, now),
+            next.map_or_else(|| "by hand".to_owned(), moment),
+            failures.to_string(),
+            repositories(cluster),
+            dependents(cluster),
+        ];
+        let cells = cells.iter().zip(&heads[1..]);
+        let cells = concat(cells.map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>")));
+        let name = escaped(cluster.cluster.as_str());
+        format!("<tr><th scope=\"row\"><a href=\"/clusters/{name}\">{name}</a></th>{cells}</tr>\n")
+    });
+    let rows = concat(rows);
     format!(
         "<section aria-labelledby=\"clusters\">\n<h2 id=\"clusters\">Clusters</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n</section>\n"
@@ -200,9 +223,26 @@ fn repositories(cluster: &ClusterStatus) -> String {
     each.collect::<Vec<_>>().join("<br>")
 }
 
-/// Why a cluster is not well, and what its last runs said.
-fn reasons(clusters: &[ClusterStatus]) -> String {
-    let mut items = String::new();
+/// Who depends on it, and how they are; one that pglife took down is told as that.
+fn dependents(cluster: &ClusterStatus) -> String {
+    let each = cluster.dependents.iter().map(|dependent| {
+        let state = if dependent.down_since.is_some() { "taken down" } else { dependent.state.as_str() };
+        format!("{}: {}", escaped(&dependent.container), escaped(state))
+    });
+    let each: Vec<String> = each.collect();
+    if each.is_empty() { "none".to_owned() } else { each.join("<br>") }
+}
+
+/// Why a cluster is not well, and what its last runs said; and servers without a policy.
+fn reasons(clusters: &[ClusterStatus], uncovered: &[UncoveredServer]) -> String {
+    let mut items = concat(uncovered.iter().map(|server| {
+        format!(
+            "<li><strong>{}</strong> on {}: a PostgreSQL server ({}) that no policy covers</li>\n",
+            escaped(&server.container),
+            escaped(server.host.as_str()),
+            escaped(&server.image)
+        )
+    }));
     for cluster in clusters {
         let mut say = |text: &str| {
             items.push_str(&format!(
@@ -300,12 +340,10 @@ pub(super) mod tests {
             ..KindStatus::default()
         };
         let cluster = ClusterStatus {
-            cluster: "chado".parse().expect("a name"),
             host: evil.to_owned(),
             major: evil.to_owned(),
             server: evil.to_owned(),
             dump,
-            volume: KindStatus::default(),
             repositories: vec![RepositoryStatus {
                 name: "local".parse().expect("a name"),
                 problem: Some(evil.to_owned()),
@@ -327,10 +365,8 @@ pub(super) mod tests {
                 }],
                 ..ProofStatus::default()
             },
-            prune: None,
-            verify: None,
-            kept: None,
             problems: vec![evil.to_owned()],
+            ..ClusterStatus::example()
         };
         let board = Board::new(evil.to_owned(), completed_at);
         board.flag("configuration", Some(evil.to_owned()));

@@ -61,6 +61,11 @@ impl DatabaseSelection {
         matched(&self.include) && !matched(&self.exclude)
     }
 
+    /// True when a pattern takes `database`, or leaves it out.
+    pub fn speaks_of(&self, database: &DatabaseName) -> bool {
+        self.include.iter().chain(&self.exclude).any(|pattern| pattern.matches(database.as_str()))
+    }
+
     /// The databases that are included by their full name; a backup that does not find one of them should say so.
     pub fn named(&self) -> impl Iterator<Item = DatabaseName> + '_ {
         self.include.iter().filter_map(Pattern::literal)

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::{Consul, DEFAULT_SOCKET, Daemon, Endpoint, Repository, S3Repository, Settings};
+use super::{Consul, Coverage, DEFAULT_SOCKET, Daemon, Endpoint, Repository, S3Repository, Settings};
 use crate::cluster::{HostName, RepoName};
 use crate::document::{self, Entry, Outcome, Problem, Table};
 
@@ -42,6 +42,7 @@ pub fn read(file: &Path, text: &str, folder: &Path, docker_host: Option<&str>) -
             http: root.section("http", read_http),
             consul: root.optional("consul", |table| read_consul(table, folder)).flatten(),
             notify: notify::read(root, folder),
+            coverage: root.section("coverage", read_coverage),
         }
     });
     outcome.problems.extend(of_environment);
@@ -65,6 +66,11 @@ fn read_daemon(table: &Table<'_>) -> Daemon {
             .and_then(|entry| entry.parse(crate::policy::DURATION_HELP))
             .unwrap_or(default.stop_within),
     }
+}
+
+fn read_coverage(table: &Table<'_>) -> Coverage {
+    let told = table.get("containers").and_then(|entry| entry.flag());
+    told.map_or_else(Coverage::default, |containers| Coverage { containers })
 }
 
 /// Loopback, unless it is told otherwise: what is shown is not for everybody, and there is no login.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::ClusterStatus;
+use super::{ClusterStatus, UncoveredServer};
 use crate::cluster::{ClusterName, HostName};
 
 /// Whether this daemon starts scheduled runs.
@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub role: Role,
     /// The clusters.
     pub clusters: Vec<ClusterStatus>,
+    /// Servers that no policy covers; None where nobody looks for them, or not yet.
+    pub uncovered: Option<Vec<UncoveredServer>>,
     /// The runs that go on.
     pub running: Vec<Running>,
     /// What an operator should know about the daemon itself, by subject.
@@ -88,6 +90,7 @@ impl Board {
             looked_at: None,
             role: Role::Alone,
             clusters: Vec::new(),
+            uncovered: None,
             running: Vec::new(),
             flags: BTreeMap::new(),
             consul_up: None,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{ClusterStatus, Findings, RepositoryStatus, of_cluster};
+use super::{ClusterStatus, Findings, RepositoryStatus, UncoveredServer, coverage, of_cluster};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, OperationError, failed};
+use crate::dependents::{self, act::Dependents};
 use crate::docker::Engine;
 use crate::policy::Policy;
 use crate::provision::{self, kept::StillKept};
@@ -77,21 +78,45 @@ pub async fn look(
             }));
         }
         let runs = control.state.runs(Some(&policy.name), RUNS).map_err(failed("the runs cannot be read"))?;
-        let sets_found = sets.as_deref().map_err(Clone::clone);
-        let findings = Findings { server, kept, sets: sets_found, runs: &runs, dead: &dead, repositories: states };
-        let mut row = of_cluster(policy, &findings, now);
-        row.problems.extend(unreadable);
-        let upgrade =
-            control.state.last_upgrade(&policy.name).map_err(failed("the journal of upgrades cannot be read"))?;
-        if let Some(open) = upgrade.filter(crate::state::upgrades::UpgradeRecord::is_open) {
-            row.problems.push(format!(
-                "an upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {}",
-                open.step, policy.name
-            ));
-        }
-        rows.push(row);
+        let upgrade = control.state.last_upgrade(&policy.name);
+        let databases = control.state.seen_databases(&policy.name);
+        let dependents = match &engines[&policy.host] {
+            Ok(engine) => Dependents { control, engine, policy }.look().await.map_err(|error| error.chain()),
+            Err(problem) => Err(problem.clone()),
+        };
+        let findings = Findings {
+            server,
+            kept,
+            sets: sets.as_deref().map_err(Clone::clone),
+            runs: &runs,
+            dead: &dead,
+            repositories: states,
+            databases: databases.map_err(failed("the databases that were seen cannot be read"))?,
+            dependents: dependents.map(dependents::act::Look::listed),
+            upgrade: upgrade.map_err(failed("the journal of upgrades cannot be read"))?,
+        };
+        rows.push(of_cluster(policy, &findings, now));
     }
     Ok(rows)
+}
+
+/// The servers on all hosts that no policy covers; None where that is not asked for. A host that is down is told elsewhere.
+pub async fn uncovered_servers(control: &ControlPlane) -> Option<Vec<UncoveredServer>> {
+    let configuration = &control.configuration;
+    if !configuration.settings.coverage.containers {
+        return None;
+    }
+    let mut found = Vec::new();
+    for host in configuration.settings.hosts.keys() {
+        let containers = async { control.engine(host).await?.running_containers().await };
+        match containers.await {
+            Ok(containers) => {
+                found.extend(coverage::servers(host, &containers, &configuration.policies));
+            }
+            Err(error) => tracing::debug!(%host, "its containers cannot be listed: {error}"),
+        }
+    }
+    Some(found)
 }
 
 /// The state of the database container, and the server that a drill keeps.

@@ -130,7 +130,7 @@ fn disproven(held: &Held) -> Option<Disproven> {
 }
 
 /// What a drill came to, by the exit code in its record.
-fn came_to(run: &RunRecord, dead: &[String]) -> &'static str {
+pub(super) fn came_to(run: &RunRecord, dead: &[String]) -> &'static str {
     match run.exit {
         None if dead.contains(&run.run) => "unjudged",
         None => "running",
@@ -194,8 +194,7 @@ mod tests {
     fn status(sets: &[Held], runs: &[RunRecord]) -> ProofStatus {
         let policy = file::example("[cluster]\nmajor = '17'\n[drill]\nschedule = '@daily'\nrto_budget = '10s'\n");
         let dead = ["r9".to_owned()];
-        let server = Ok("healthy".to_owned());
-        let findings = Findings { server, kept: None, sets: Ok(sets), runs, dead: &dead, repositories: vec![] };
+        let findings = Findings { sets: Ok(sets), runs, dead: &dead, ..Findings::nothing() };
         of_cluster(&policy, &findings, at(0))
     }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::proof::nothing_proven;
-use super::{ClusterStatus, KindStatus, ProofStatus};
+use super::{ClusterStatus, CoverageStatus, KindStatus, ProofStatus, UncoveredServer};
 use crate::cluster::RepoName;
 use crate::policy::freshness::Level;
 
@@ -21,6 +21,8 @@ pub enum Check {
     Drill,
     /// Whether a repository can be used.
     Repository(RepoName),
+    /// Whether there is something that no backup takes.
+    Coverage,
 }
 
 impl fmt::Display for Check {
@@ -30,6 +32,7 @@ impl fmt::Display for Check {
             Self::Volume => out.write_str("volume"),
             Self::Drill => out.write_str("drill"),
             Self::Repository(name) => write!(out, "repo-{name}"),
+            Self::Coverage => out.write_str("coverage"),
         }
     }
 }
@@ -70,7 +73,32 @@ pub fn verdicts(cluster: &ClusterStatus) -> Vec<Verdict> {
             text: repository.problem.clone().unwrap_or_else(|| "it can be read".to_owned()),
         });
     }
+    verdicts.extend(cluster.coverage.as_ref().map(of_coverage));
     verdicts
+}
+
+fn of_coverage(coverage: &CoverageStatus) -> Verdict {
+    let names: Vec<String> = coverage.uncovered.iter().map(|name| format!("\"{name}\"")).collect();
+    let (level, text) = match names.len() {
+        0 => (Level::Ok, "every database is in the backups".to_owned()),
+        1 => (Level::Warn, format!("database {} is in no backup", names[0])),
+        count => (Level::Warn, format!("{count} databases are in no backup: {}", names.join(", "))),
+    };
+    Verdict { check: Check::Coverage, level, text }
+}
+
+/// What is to be said of servers that no policy covers.
+pub fn of_servers(uncovered: &[UncoveredServer]) -> Verdict {
+    let name = |server: &UncoveredServer| format!("{} on {}", server.container, server.host);
+    let (level, text) = match uncovered {
+        [] => (Level::Ok, "every PostgreSQL server that runs has a policy".to_owned()),
+        [one] => (Level::Warn, format!("no policy covers the PostgreSQL server {}", name(one))),
+        several => {
+            let names: Vec<String> = several.iter().map(name).collect();
+            (Level::Warn, format!("no policy covers {} PostgreSQL servers: {}", several.len(), names.join(", ")))
+        }
+    };
+    Verdict { check: Check::Coverage, level, text }
 }
 
 fn is_asked_for(kind: &KindStatus) -> bool {
@@ -162,10 +190,6 @@ mod tests {
 
     fn told(dump: KindStatus, volume: KindStatus, repository: Option<&str>) -> String {
         let cluster = ClusterStatus {
-            cluster: "chado".parse().expect("a name"),
-            host: "local".to_owned(),
-            major: "17".to_owned(),
-            server: "healthy".to_owned(),
             dump,
             volume,
             repositories: vec![RepositoryStatus {
@@ -174,11 +198,7 @@ mod tests {
                 free_bytes: None,
                 backups: 0,
             }],
-            proof: crate::status::ProofStatus::default(),
-            prune: None,
-            verify: None,
-            kept: None,
-            problems: vec![],
+            ..ClusterStatus::example()
         };
         let lines = verdicts(&cluster)
             .iter()

@@ -42,7 +42,8 @@ impl House {
         std::fs::create_dir(house.path("policies")).expect("a folder");
         house.write(
             "pglife.toml",
-            "state_dir = \"state\"\npolicies = \"policies\"\n\n[repos.local]\ntype = \"local\"\npath = \"repo\"\n",
+            // The servers of other tests are none of this house's.
+            "state_dir = \"state\"\npolicies = \"policies\"\n\n[coverage]\ncontainers = false\n\n[repos.local]\ntype = \"local\"\npath = \"repo\"\n",
         );
         house.pglife(&["repo", "init"]).ok();
         house
