@@ -291,6 +291,12 @@ test_consul() {
     check "docker stop is prompt" [ $((SECONDS - started)) -lt 10 ]
 }
 
+test_chromium() {
+    local driver
+    driver=$(docker run -d "${labels[@]}" "$image" --port=4444 --allowed-ips=)
+    check "the driver is ready" until_true 20 eval 'contains "$(curl -s "http://$(address "$driver"):4444/status")" "\"ready\":true"'
+}
+
 test_seaweedfs() {
     local server url file="$work/object"
     server=$(docker run -d "${labels[@]}" "$image")
@@ -388,6 +394,7 @@ for target in "${targets[@]}"; do
         ;;
     data) test_data ;;
     consul) test_consul ;;
+    chromium) test_chromium ;;
     seaweedfs) test_seaweedfs ;;
     test-official) test_official ;;
     pglife) test_pglife ;;

@@ -102,6 +102,7 @@ fn router(board: Arc<Board>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
+        .route("/icon.svg", get(icon))
         .route("/clusters/{cluster}", get(show_cluster))
         .route("/api/v1/status", get(status))
         .route("/api/v1/clusters/{cluster}", get(cluster))
@@ -119,7 +120,7 @@ async fn guard(response: Response) -> Result<Response, Infallible> {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -162,6 +163,10 @@ async fn show_cluster(State(board): State<Arc<Board>>, Path(name): Path<String>)
 
 async fn style() -> Response {
     typed("text/css; charset=utf-8", page::STYLE.to_owned())
+}
+
+async fn icon() -> Response {
+    typed("image/svg+xml", page::ICON.to_owned())
 }
 
 async fn show_metrics(State(board): State<Arc<Board>>) -> Response {

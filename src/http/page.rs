@@ -15,6 +15,8 @@ pub(super) use cluster::cluster_page;
 
 /// The stylesheet. Colours are never alone: each level is a word too.
 pub(super) const STYLE: &str = include_str!("style.css");
+/// What browsers show beside the title.
+pub(super) const ICON: &str = include_str!("icon.svg");
 
 fn concat(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().concat()
@@ -81,7 +83,7 @@ fn document(snapshot: &Snapshot, title: &str, heading: &str, refresh: u32, body:
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"refresh\" content=\"{refresh}\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>pglife on {}: {}</title>\n\
-         <link rel=\"stylesheet\" href=\"/style.css\">\n<link rel=\"icon\" href=\"data:,\">\n</head>\n<body>\n<header>\n\
+         <link rel=\"stylesheet\" href=\"/style.css\">\n<link rel=\"icon\" href=\"/icon.svg\">\n</head>\n<body>\n<header>\n\
          {heading}</header>\n<main>\n{body}</main>\n<footer>\n<p>Version {}, {role}, running since {}. {}</p>\n\
          <p><a href=\"/api/v1/status\">JSON</a> <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readiness</a></p>\n\
          </footer>\n</body>\n</html>\n",

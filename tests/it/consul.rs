@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, events};
+use crate::daemon::{Daemon, events, http_port};
 use crate::house::{House, docker, try_docker, wait_for};
 
 /// A Consul agent at a port of this machine.
@@ -20,8 +20,16 @@ pub struct Consul {
 const ROOT: &str = "b1gs33cr-3t11-1111-1111-111111111111";
 pub const LEAST: &str = "1e5a1000-2222-2222-2222-222222222222";
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
+}
+
+/// True where an answer has as many bytes as its head says.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let lines = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let length = lines.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= head + 4 + length)
 }
 
 /// One request; status and body of the answer. Status 0 where there is none.
@@ -35,8 +43,14 @@ pub fn ask(port: u16, method: &str, path: &str, token: Option<&str>, body: &str)
             stream,
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{token}Content-Length: {length}\r\n\r\n{body}"
         )?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
+        let (mut answer, mut part) = (Vec::new(), [0; 65_536]);
+        // Not everybody closes the connection when asked to.
+        while !is_whole(&answer) {
+            match stream.read(&mut part)? {
+                0 => break,
+                read => answer.extend_from_slice(&part[..read]),
+            }
+        }
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
     let answer = exchange().unwrap_or_default();
@@ -143,16 +157,6 @@ impl Consul {
     }
 }
 
-fn http_port(house: &House, started: &str) -> u16 {
-    let mut port = None;
-    wait_for("the page's address", || {
-        let text = std::fs::read_to_string(house.path("daemon.log")).unwrap_or_default();
-        port = text.split(started).nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
-        port.is_some()
-    });
-    port.expect("a port")
-}
-
 #[test]
 fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
     let house = House::new("consulfresh");
@@ -166,7 +170,7 @@ fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
     let check = format!("pglife-backup-{cluster}-dump");
     house.backup(&cluster);
     let daemon = Daemon::start(&house);
-    let port = http_port(&house, "served at http://127.0.0.1:");
+    let port = http_port(&house);
     let freshness = || ask(port, "GET", &format!("/v1/clusters/{cluster}/freshness"), None, "").0;
     wait_for("passing", || consul.is(&check, "passing") && freshness() == 200);
     assert!(consul.is(&format!("pglife-backup-{cluster}-repo-local"), "passing"));
@@ -349,7 +353,7 @@ fn whoever_is_hostile_gets_nowhere_by_http() {
     house.write("pglife.toml", &format!("{settings}\n[http]\nlisten = \"127.0.0.1:0\"\n"));
     let cluster = house.policy("never", "17", "");
     let daemon = Daemon::start(&house);
-    let port = http_port(&house, "served at http://127.0.0.1:");
+    let port = http_port(&house);
     let get = |path: &str| ask(port, "GET", path, None, "");
     wait_for("a first look", || get("/readyz").0 == 200);
     assert_eq!(get(&format!("/v1/clusters/{cluster}/freshness")).0, 503);

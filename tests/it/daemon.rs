@@ -13,6 +13,18 @@ pub struct Daemon {
     child: Option<Child>,
 }
 
+/// The port at which the daemon that was started last in this house serves HTTP.
+pub fn http_port(house: &House) -> u16 {
+    let mut port = None;
+    wait_for("the page's address", || {
+        let log = std::fs::read_to_string(house.path("daemon.log")).unwrap_or_default();
+        let last = log.rsplit_once("HTTP is served at http://127.0.0.1:");
+        port = last.and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+        port.is_some()
+    });
+    port.expect("a port")
+}
+
 impl Daemon {
     /// Starts it; what it says is in `daemon.log` of the house.
     pub fn start(house: &House) -> Self {
@@ -234,11 +246,7 @@ fn what_is_not_proven_is_drilled_and_a_bad_backup_is_told() {
     wait_for("a proof", || !events(&house, "drill.proven").is_empty());
     assert!(events(&house, "drill.proven")[0].contains(&newer), "{:?}", events(&house, "drill.proven"));
     // The one that was started last.
-    let ask = |path: &str| {
-        let log = std::fs::read_to_string(house.path("daemon.log")).expect("read");
-        let port = log.rsplit("HTTP is served at http://127.0.0.1:").next().and_then(|rest| rest.split('/').next());
-        crate::consul::ask(port.expect("an address").parse().expect("a port"), "GET", path, None, "")
-    };
+    let ask = |path: &str| crate::consul::ask(http_port(&house), "GET", path, None, "");
     let metrics = || ask("/metrics").1;
     wait_for("the metrics", || {
         metrics().contains(&format!("pglife_drill_runs_total{{cluster=\"{cluster}\",result=\"proven\"}} 1\n"))

@@ -19,6 +19,7 @@
 mod adopt;
 mod architecture;
 mod authority;
+mod browser;
 mod bucket;
 mod consul;
 mod copies;
