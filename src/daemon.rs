@@ -48,6 +48,7 @@ use crate::settings::{self, WhenAway};
 use crate::state::{Fired, FiredSlots, Operation, State};
 use crate::status::board::{Board, Role, Running};
 use crate::status::{ClusterStatus, UncoveredServer, look, uncovered_servers};
+use crate::upgrade;
 
 use admission::{Claim, ClaimKind, Limits, admit};
 use agenda::{Step, decide, entries, remembered};
@@ -60,6 +61,11 @@ use ticker::Ticker;
 const LOOK: Duration = Duration::from_secs(30);
 /// How often the configuration's files are looked at.
 const FILES: Duration = Duration::from_secs(10);
+/// How often it is looked whether an upgrade was cut, or its old server is to go.
+const UPGRADES: Duration = Duration::from_secs(10);
+/// What could not be done about an upgrade is tried again after so long, and what was refused after so much longer.
+const UPGRADES_AGAIN: Duration = Duration::from_secs(600);
+const UPGRADES_REFUSED: Duration = Duration::from_secs(6 * 3600);
 /// How long runs may take to clean up once they were asked to end.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
@@ -126,6 +132,8 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
         jobs: JoinSet::new(),
         looks: JoinSet::new(),
         looked: None,
+        upgrades: None,
+        upgrades_later: BTreeMap::new(),
         filed: Instant::now(),
     };
     let at = http.map_or_else(|| "no HTTP".to_owned(), |address| format!("http://{address}/"));
@@ -232,6 +240,9 @@ struct Daemon {
     jobs: JoinSet<Ended>,
     looks: JoinSet<Result<Looked, OperationError>>,
     looked: Option<Instant>,
+    /// When upgrades were looked at last, and those that are left alone until later.
+    upgrades: Option<Instant>,
+    upgrades_later: BTreeMap<ClusterName, Instant>,
     filed: Instant,
     fingerprint: Fingerprint,
 }
@@ -249,6 +260,11 @@ impl Daemon {
         }
         if self.board.read().role != Role::Standby {
             self.start_due(now).await;
+        }
+        // The journal is on this machine: nobody else can do it, whoever leads.
+        if self.upgrades.is_none_or(|seen| seen.elapsed() >= UPGRADES) {
+            self.upgrades = Some(Instant::now());
+            self.see_to_upgrades(now);
         }
         if self.looks.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.look();
@@ -301,6 +317,35 @@ impl Daemon {
                     Step::Wait | Step::Begin => {}
                 }
             }
+        }
+    }
+
+    /// Starts what is overdue about upgrades.
+    fn see_to_upgrades(&mut self, now: Timestamp) {
+        let control = Arc::clone(&self.control);
+        for policy in control.configuration.policies.values() {
+            let is_later = self.upgrades_later.get(&policy.name).is_some_and(|later| Instant::now() < *later);
+            if is_later || control.state.is_busy(&policy.name) {
+                continue;
+            }
+            let is_overdue = match upgrade::last(&control, &policy.name) {
+                Ok(last) => last.is_some_and(|last| upgrade::overdue(policy, &last, now).is_some()),
+                Err(error) => {
+                    tracing::warn!(cluster = %policy.name, "{}", error.chain());
+                    false
+                }
+            };
+            if !is_overdue {
+                continue;
+            }
+            self.upgrades_later.insert(policy.name.clone(), Instant::now() + UPGRADES_AGAIN);
+            let claim = Claim {
+                cluster: policy.name.clone(),
+                host: policy.host.clone(),
+                repositories: policy.dump.repositories.clone(),
+                kind: ClaimKind::Backup,
+            };
+            self.start(policy, Task::Upgrade, claim, None, now);
         }
     }
 
@@ -390,7 +435,7 @@ impl Daemon {
                 expected_bytes: None,
             });
         });
-        tracing::info!(cluster = %policy.name, %task, "a scheduled run starts");
+        tracing::info!(cluster = %policy.name, %task, "a run starts");
         self.announcer.tell(announce::News::Begins(policy.name.clone(), task.as_str()));
         let job = Job {
             control: Arc::clone(&self.control),
@@ -424,9 +469,19 @@ impl Daemon {
             jobs::Outcome::Busy => {
                 tracing::debug!(%cluster, %task, "another run works on the cluster; it is tried again");
                 self.forget(&cluster, task, before);
+                if task == Task::Upgrade {
+                    self.upgrades_later.remove(&cluster);
+                }
             }
             jobs::Outcome::Done(reports) => {
                 for report in &reports {
+                    match (task, report.kind) {
+                        (Task::Upgrade, Some(jobs::KEPT)) => {
+                            self.upgrades_later.insert(cluster.clone(), Instant::now() + UPGRADES_REFUSED);
+                        }
+                        (Task::Upgrade, _) if report.result != "failed" => drop(self.upgrades_later.remove(&cluster)),
+                        _ => {}
+                    }
                     if report.is_main {
                         let good = matches!(report.result, "ok" | "warnings" | "proven");
                         let ended = announce::News::Ended(cluster.clone(), task.as_str(), good, report.text.clone());
@@ -601,7 +656,7 @@ impl Daemon {
 fn claim(entry: &agenda::Entry<'_>) -> Claim {
     let (kind, operation) = match entry.task {
         Task::Drill => (ClaimKind::Drill, Operation::Drill),
-        Task::Dump | Task::Volume | Task::Verify => (ClaimKind::Backup, Operation::Dump),
+        Task::Dump | Task::Volume | Task::Verify | Task::Upgrade => (ClaimKind::Backup, Operation::Dump),
     };
     Claim {
         cluster: operation.locks(entry.cluster),

@@ -102,7 +102,7 @@ impl Policy {
     }
 }
 
-/// What can be scheduled.
+/// What the daemon does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     /// A dump, and pruning after it.
@@ -113,6 +113,8 @@ pub enum Task {
     Drill,
     /// The day's share of backups is read and compared.
     Verify,
+    /// An upgrade that was cut is carried to its end, or its old server is let go of. Never scheduled: it is due when it is.
+    Upgrade,
 }
 
 impl Task {
@@ -123,6 +125,7 @@ impl Task {
             Self::Volume => "volume",
             Self::Drill => "drill",
             Self::Verify => "verify",
+            Self::Upgrade => "upgrade",
         }
     }
 }

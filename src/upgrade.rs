@@ -19,6 +19,7 @@ mod gate;
 pub mod journal;
 mod look;
 mod old_programs;
+mod overdue;
 pub mod plan;
 pub mod preflight;
 mod record;
@@ -40,8 +41,9 @@ use journal::{Goal, Phase};
 use look::check_findings;
 use record::{check_journal, require_last};
 
-pub use finalize::finalize;
+pub use finalize::{By, finalize};
 pub use look::{Prepared, UpgradeRequest, prepare};
+pub use overdue::{Overdue, overdue};
 pub use record::{Compared, Recorded, Report, last};
 pub use rollback::rollback;
 

@@ -384,7 +384,7 @@ async fn finalize(args: &Finalize, context: &Context) -> Result<Exit, Failure> {
     let policy = control.configuration.select(args.cluster.as_ref())?.clone();
     let what = format!("remove the server that cluster \"{}\" had before its upgrade, with its data", policy.name);
     context.confirm(args.yes, &what).await?;
-    let done = upgrade::finalize(&control, &policy).await?;
+    let done = upgrade::finalize(&control, &policy, upgrade::By::Command).await?;
     show(&[(&done.recorded, &done.warnings)], context)?;
     tell(&done, context);
     Ok(Exit::Ok)

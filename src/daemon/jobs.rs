@@ -15,6 +15,8 @@ use crate::policy::{Policy, Task};
 use crate::prune::{self, Outcome as Pruned};
 use crate::state::Fired;
 use crate::status::board::{Board, Running};
+use crate::upgrade::journal::Phase;
+use crate::upgrade::{self, By, Overdue};
 use crate::verification;
 
 /// A run that is to be done.
@@ -61,6 +63,7 @@ pub(super) async fn run(job: Job) -> Ended {
         Task::Volume => back_up(&job, Kind::Volume).await,
         Task::Drill => prove(&job).await,
         Task::Verify => verify(&job).await,
+        Task::Upgrade => see_to_upgrade(&job).await,
     };
     let Job { policy, task, before, .. } = job;
     Ended { cluster: policy.name, task, outcome, before, seconds: begun.elapsed().as_secs_f64() }
@@ -164,6 +167,45 @@ async fn verify(job: &Job) -> Outcome {
             text: format!("{}; next: pglife backups verify {}", sampled.damage.join("; "), policy.name),
             is_main: true,
         },
+    };
+    Outcome::Done(vec![report])
+}
+
+/// The event where the old server's time is over, and it stays for a reason.
+pub(super) const KEPT: &str = "upgrade.kept";
+
+/// Carries an upgrade that was cut to its end, or lets go of the server before it.
+async fn see_to_upgrade(job: &Job) -> Outcome {
+    let (control, policy) = (&job.control, &job.policy);
+    let overdue = match upgrade::last(control, &policy.name) {
+        Ok(last) => last.and_then(|last| upgrade::overdue(policy, &last, Timestamp::now())),
+        Err(error) => return Outcome::Done(vec![failure("upgrade.failed", &error)]),
+    };
+    let done = match overdue {
+        // Somebody was quicker.
+        None => return Outcome::Busy,
+        Some(Overdue::Resume) => Box::pin(upgrade::resume(control, policy, &|tick| show(job, tick))).await,
+        Some(Overdue::Finalize) => upgrade::finalize(control, policy, By::Timer).await,
+    };
+    let report = match done {
+        Err(error) if error.exit == Exit::LockBusy => return Outcome::Busy,
+        Err(error) if error.exit == Exit::Refused => Report { result: "warnings", ..failure(KEPT, &error) },
+        Err(error) => failure("upgrade.failed", &error),
+        Ok(done) => {
+            let plan = &done.recorded.plan;
+            let (kind, said) = match done.recorded.phase {
+                Phase::AsBefore => ("upgrade.undone", "was cut, and was undone: the cluster serves as before"),
+                Phase::Finalized => ("upgrade.finalized", "is final: the server before it was removed"),
+                _ => ("upgrade.resumed", "was cut, and was carried to its end: the new server serves"),
+            };
+            let mut text = format!("the upgrade from PostgreSQL {} to {} {said}", plan.from, plan.to);
+            for warning in &done.warnings {
+                text.push_str("; ");
+                text.push_str(warning);
+            }
+            let result = if done.warnings.is_empty() { "ok" } else { "warnings" };
+            Report { kind: Some(kind), result, text, is_main: true }
+        }
     };
     Outcome::Done(vec![report])
 }

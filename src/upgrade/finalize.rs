@@ -5,15 +5,25 @@ use jiff::Timestamp;
 use super::Upgraded;
 use super::content;
 use super::journal::Phase;
+use super::overdue::Standing;
 use super::record::{Recorded, require_last};
 use crate::cluster::VolumeName;
-use crate::control::{ControlPlane, OperationError, failed};
+use crate::control::{ControlPlane, Held, OperationError, failed};
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::state::Operation;
 
+/// Who has the old server removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// An operator, who knows what the new server is worth: a backup of it is enough.
+    Command,
+    /// Nobody in particular: the policy's `keep_old` is over. Only with a backup of the new server that a drill has proven.
+    Timer,
+}
+
 /// Removes the old server for good.
-pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgraded, OperationError> {
+pub async fn finalize(control: &ControlPlane, policy: &Policy, by: By) -> Result<Upgraded, OperationError> {
     let what = format!("finalize of the upgrade of cluster \"{}\" did not begin", policy.name);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
@@ -30,7 +40,7 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgrade
             .safe("nothing was touched"));
         }
         check_kept_long_enough(policy, &last, Timestamp::now(), &what)?;
-        check_backed_up(control, policy, &last, &what)?;
+        check_backed_up(control, policy, &last, by, &what)?;
         let plan = &last.plan;
         for (name, id) in
             [(&plan.kept_container, &plan.old_container_id), (&plan.kept_data_container, &plan.old_data_container_id)]
@@ -56,8 +66,7 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy) -> Result<Upgrade
 /// The policy may want the old server for some time.
 fn check_kept_long_enough(policy: &Policy, last: &Recorded, now: Timestamp, what: &str) -> Result<(), OperationError> {
     let Some(keep) = policy.upgrade.keep_old else { return Ok(()) };
-    let since = last.report.serving_at.unwrap_or(last.updated_at);
-    let until = since.checked_add(keep.as_signed()).unwrap_or(Timestamp::MAX);
+    let until = Standing::of(last).kept_until(keep);
     if now >= until {
         return Ok(());
     }
@@ -70,15 +79,26 @@ fn check_kept_long_enough(policy: &Policy, last: &Recorded, now: Timestamp, what
 }
 
 /// The old data go only when a backup of the new server is there.
-fn check_backed_up(control: &ControlPlane, policy: &Policy, last: &Recorded, what: &str) -> Result<(), OperationError> {
+fn check_backed_up(
+    control: &ControlPlane,
+    policy: &Policy,
+    last: &Recorded,
+    by: By,
+    what: &str,
+) -> Result<(), OperationError> {
     let holdings = control.repositories_of(policy, None)?.holdings(control, policy)?;
     let of_new = |commit: &crate::backup_set::Commit| {
         commit.lineage.major == last.plan.to && Some(commit.lineage.system_identifier) == last.report.system_identifier
     };
-    if holdings.sets.iter().any(|held| of_new(&held.commit)) {
+    let good = |held: &Held| of_new(&held.commit) && (by == By::Command || held.proof().is_some());
+    if holdings.sets.iter().any(good) {
         return Ok(());
     }
-    Err(OperationError::new(Exit::Refused, format!("{what}: no repository has a backup of the new server"))
+    let (lacks, next) = match by {
+        By::Command => ("a backup of the new server", format!("take one: pglife backup {}", policy.name)),
+        By::Timer => ("a proven backup of the new server", format!("prove one: pglife drill {}", policy.name)),
+    };
+    Err(OperationError::new(Exit::Refused, format!("{what}: no repository has {lacks}"))
         .safe("nothing was touched: the old server is kept")
-        .next(format!("take one: pglife backup {}", policy.name)))
+        .next(next))
 }

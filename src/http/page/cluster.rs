@@ -140,7 +140,7 @@ fn backups(history: &History) -> String {
         let repositories: Vec<&str> = set.repositories.iter().map(RepoName::as_str).collect();
         vec![
             escaped(&set.set),
-            set.kind.to_string(),
+            format!("<span class=\"word\">{}</span>", set.kind),
             moment(set.completed_at),
             format!("{} ({} before compression)", bytes(set.stored_bytes), bytes(set.plain_bytes)),
             escaped(&repositories.join(", ")),
@@ -211,7 +211,7 @@ fn dependents(cluster: &ClusterStatus) -> String {
         });
         vec![
             escaped(&dependent.container),
-            escaped(&dependent.state),
+            format!("<span class=\"word\">{}</span>", escaped(&dependent.state)),
             format!("{} / {}", dependent.on_down, dependent.on_up),
             down.or_else(|| dependent.problem.as_deref().map(escaped)).unwrap_or_default(),
         ]
