@@ -252,6 +252,21 @@ fn of_runs(page: &mut Page, snapshot: &Snapshot) {
     page.family("pglife_backup_runs_total", "counter", "Scheduled backups since the daemon began.", backups);
     let verified = ended().filter(|(task, _, _)| *task == "verify").map(|(_, labels, count)| (labels, count));
     page.family("pglife_verify_runs_total", "counter", "Scheduled verifications since the daemon began.", verified);
+    let upgrades = ended().filter(|(task, _, _)| *task == "upgrade").map(|(_, mut labels, count)| {
+        labels.retain(|(key, _)| *key != "kind");
+        (labels, count)
+    });
+    page.family(
+        "pglife_upgrade_runs_total",
+        "counter",
+        "What the daemon did about upgrades by itself since it began.",
+        upgrades,
+    );
+    let open = snapshot.clusters.iter().map(|it| {
+        let is_open = it.history.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_open);
+        (vec![("cluster", it.cluster.as_str())], flag(is_open))
+    });
+    page.family("pglife_upgrade_in_progress", "gauge", "1 while an upgrade is open.", open);
     let durations = snapshot.durations.iter().filter(|((_, task), _)| is_backup(task));
     let durations =
         durations.map(|((cluster, task), seconds)| (vec![("cluster", cluster.as_str()), ("kind", *task)], *seconds));
@@ -297,6 +312,45 @@ mod tests {
         let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let unique: std::collections::BTreeSet<&&str> = families.iter().collect();
         assert_eq!(families.len(), unique.len());
+    }
+
+    /// Alerts and the dashboard ask for nothing that is never there.
+    #[test]
+    fn what_the_documents_ask_for_is_exported() {
+        let mut snapshot = example();
+        let cluster = &mut snapshot.clusters[0];
+        let name = cluster.cluster.clone();
+        cluster.proof.recovery[0].budget_seconds = Some(1.0);
+        cluster.proof.next_run_at = cluster.dump.next_run_at;
+        cluster.proof.limits = cluster.dump.limits;
+        let at = cluster.dump.last_known_at.expect("there is one");
+        cluster.proof.last_proven =
+            Some(crate::status::Proven { set: String::new(), completed_at: at, proven_at: at, rto_seconds: 1 });
+        cluster.coverage = Some(crate::status::CoverageStatus { seen_at: at, uncovered: vec![] });
+        cluster.repositories[0].free_bytes = Some(1);
+        snapshot.uncovered = Some(vec![]);
+        snapshot.consul_up = Some(true);
+        snapshot.docker_up.insert("local".parse().expect("a name"), true);
+        for task in ["dump", "drill"] {
+            snapshot.ended.insert((name.clone(), task, "ok"), 1);
+            snapshot.durations.insert((name.clone(), task), 1.0);
+        }
+        let text = metrics(&snapshot);
+        let exported: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let documents = [include_str!("../../docs/daemon.md"), include_str!("../../docs/grafana-dashboard.json")];
+        let mut asked = 0;
+        for document in documents {
+            for part in document.split("pglife_").skip(1) {
+                let rest: String = part.chars().take_while(|it| it.is_ascii_lowercase() || *it == '_').collect();
+                let name = format!("pglife_{rest}");
+                assert!(exported.contains(&name.as_str()), "{name} is asked for and not exported: {exported:?}");
+                asked += 1;
+            }
+        }
+        assert!(asked > 40, "{asked}");
+        let dashboard: serde_json::Value = serde_json::from_str(documents[1]).expect("JSON");
+        assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 10));
     }
 
     #[test]

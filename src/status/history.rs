@@ -74,6 +74,8 @@ pub struct PastRun {
 /// The last upgrade, as the journal has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PastUpgrade {
+    /// It must still be carried to an end.
+    pub is_open: bool,
     /// How far it is, in the journal's word.
     pub phase: String,
     /// The step begun last.
@@ -91,6 +93,7 @@ pub(super) fn of_cluster(findings: &Findings<'_>) -> History {
         sets: sets[sets.len().saturating_sub(SETS)..].iter().map(past_set).collect(),
         runs: findings.runs.iter().map(|run| past_run(run, findings.dead)).collect(),
         upgrade: findings.upgrade.as_ref().map(|upgrade| PastUpgrade {
+            is_open: upgrade.is_open(),
             phase: upgrade.phase.clone(),
             step: upgrade.step.clone(),
             started_at: upgrade.started_at,
