@@ -34,6 +34,7 @@ mod hosts;
 mod house;
 mod images;
 mod job;
+mod kv_configuration;
 mod notify;
 mod parts;
 mod recovery;
