@@ -110,7 +110,8 @@ pub async fn run(
         keepers.spawn(keeper.run(around.clone()));
     }
     // Where the policies are in a folder, nothing comes this way.
-    let (known, mut policies) = watch_channel::channel(Known::from(&source));
+    let first = Known::from(&source);
+    let (known, mut policies) = watch_channel::channel(first.clone());
     let mut nobody = Some(known);
     if let (Source::Consul { .. } | Source::Copy { .. }, Some(consul)) = (&source, &control.consul)
         && let Some(known) = nobody.take()
@@ -129,7 +130,8 @@ pub async fn run(
         fence,
         unannounced: !fired.is_empty(),
         fingerprint: fingerprint(&control.configuration),
-        known: policies.borrow_and_update().clone(),
+        // Not what hangs there by now: that is still to be judged.
+        known: first,
         control,
         stop,
         board,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::consul::{Consul, LEAST, ask};
 use crate::daemon::{Daemon, events};
-use crate::house::{House, docker, wait_for};
+use crate::house::{House, docker, run, wait_for};
 
 /// Has a house's policies come from Consul. The folder stays for what is pushed.
 fn from_consul(house: &House, consul: &Consul, more: &str) {
@@ -257,6 +257,10 @@ fn commands_write_policies_to_consul_and_the_least_token_is_enough() {
     let validated = house.items(&["policy", "validate"]);
     assert_eq!(validated.len(), 2, "{validated:?}");
     house.pglife(&["status", &copy]).ok();
+    // An upgrade writes the new major over what it has read.
+    house.pglife(&["upgrade", &copy, "--to", "18", "--yes"]).ok();
+    let text = ask(consul.port, "GET", &format!("{}?raw", key(&copy)), Some(LEAST), "").1;
+    assert!(text.contains("major = \"18\"") && text.starts_with("# Written by"), "{text}");
     // While Consul is away, what exists can be backed up; a new policy cannot be written, which is said before the work.
     docker(&["stop", "-t", "0", &house.name("consul")]);
     house.pglife(&["backup", &shop]).ok().says(&["warning: the policies of 20"]);
@@ -264,4 +268,27 @@ fn commands_write_policies_to_consul_and_the_least_token_is_enough() {
     let refused = house.pglife(&["restore", &shop, "--into", &other]).exits(13);
     refused.says(&["did not begin", "does not answer"]);
     assert!(!house.items(&["policy", "validate"]).is_empty());
+}
+
+/// What the page shows of the commands is what they print.
+#[test]
+fn the_page_is_true() {
+    let house = House::new("kvpage");
+    let consul = Consul::forgetful(&house);
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("settings");
+    house.write("pglife.toml", &format!("{settings}{}", consul.settings()));
+    house.write("policies/shop.toml", "[cluster]\nmajor = \"17\"\n");
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/kv.md")).expect("the page");
+    let block = page.split("```text\n").find(|block| block.starts_with("$ ")).expect("a block");
+    let block = block.split("```").next().expect("a part");
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let steps: Vec<&str> = block.split("$ ").filter(|step| !step.is_empty()).collect();
+    assert_eq!(steps.len(), 4);
+    for step in steps {
+        let (line, shown) = step.split_once('\n').expect("a line");
+        let arguments: Vec<&str> = line.split(' ').skip(1).collect();
+        let mut command = house.command(&arguments);
+        command.current_dir(house.path(""));
+        assert_eq!(words(&run(command).ok().stdout), words(shown), "{line}");
+    }
 }
