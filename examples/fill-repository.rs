@@ -22,8 +22,9 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: fill-repository PGLIFE.toml CLUSTER SETS");
     };
     let sets: u32 = sets.parse()?;
-    let control =
-        ControlPlane::open(pglife::configuration::load(Some(configuration.as_ref()))?, CancellationToken::new())?;
+    let opened = pglife::configuration::open(Some(configuration.as_ref()))?;
+    let policies = opened.folder().context("this needs policies in a folder")?.to_owned();
+    let control = ControlPlane::open(opened.with_folder(&policies)?, CancellationToken::new())?;
     let policy = control.configuration.policies.get(&cluster.parse()?).context("no such cluster")?;
     let now = Timestamp::now();
     for (_, repository) in control.repositories_of(policy, None)?.open {

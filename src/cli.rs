@@ -17,15 +17,17 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::configuration::{self, Configuration};
+use crate::configuration::{self, Configuration, Opened};
 use crate::control::ControlPlane;
 use crate::exit::Exit;
+use crate::kv::{self, KvError, OnInvalid, Source};
 
 mod backup;
 mod backups;
 mod check;
 mod cluster;
 mod completions;
+mod config;
 mod daemon;
 mod deps;
 mod doctor;
@@ -171,6 +173,8 @@ enum Command {
     Notify(notify::Args),
     /// Check and show policies
     Policy(policy::Args),
+    /// Policies in Consul's KV: show them, put them there, get them into files
+    Config(config::Args),
     /// Try everything a backup needs, and say what to mend
     Doctor,
     /// Print the completions of a shell
@@ -197,14 +201,27 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads the configuration; every call reads it again.
-    pub fn configuration(&self) -> Result<Configuration, Failure> {
-        Ok(configuration::load(self.config.as_deref())?)
+    /// Reads `pglife.toml` alone.
+    fn settings(&self) -> Result<Opened, Failure> {
+        Ok(configuration::open(self.config.as_deref())?)
+    }
+
+    /// Reads the configuration; every call reads it again. Where its policies are a copy of what was in Consul, it says so.
+    pub async fn configuration(&self) -> Result<Configuration, Failure> {
+        Ok(self.load().await?)
+    }
+
+    async fn load(&self) -> Result<Configuration, KvError> {
+        let loaded = kv::load(self.config.as_deref(), OnInvalid::Tell).await?;
+        if let Source::Copy { stale, .. } = loaded.source {
+            self.output.note(&format!("pglife: warning: {stale}"));
+        }
+        Ok(loaded.configuration)
     }
 
     /// Reads the configuration and opens the state that belongs to it.
-    pub fn control(&self) -> Result<ControlPlane, Failure> {
-        Ok(ControlPlane::open(self.configuration()?, self.cancel.clone())?)
+    pub async fn control(&self) -> Result<ControlPlane, Failure> {
+        Ok(ControlPlane::open(self.configuration().await?, self.cancel.clone())?)
     }
 
     /// The process ends with the exit code of another program, not with one of pglife's.
@@ -292,13 +309,14 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Selftest(args) => selftest::run(args, context).await,
         Command::Upgrade(args) => Box::pin(upgrade::run(args, context)).await,
         Command::Repo(args) => repo::run(&args, context).await,
-        Command::Key(args) => key::run(&args, context),
+        Command::Key(args) => key::run(&args, context).await,
         Command::Deps(args) => deps::run(&args, context).await,
         Command::Env(args) => env::run(args, context).await,
         Command::Host(args) => host::run(&args, context).await,
         Command::Lock(args) => lock::run(&args, context).await,
         Command::Notify(args) => notify::run(&args, context).await,
-        Command::Policy(args) => policy::run(args, context),
+        Command::Policy(args) => policy::run(args, context).await,
+        Command::Config(args) => config::run(args, context).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args, context),
         Command::Version => version::run(context),

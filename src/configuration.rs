@@ -1,4 +1,8 @@
-//! Finds and reads `pglife.toml` and the policies beside it, and writes new policies.
+//! Finds and reads `pglife.toml` and the policies, and writes new policies into a folder.
+//!
+//! ```text
+//! open ─▶ Opened (pglife.toml) ─▶ with(documents: of a folder, or of Consul's KV) ─▶ Configuration
+//! ```
 //!
 //! Everything is read before anything is reported, so that one run shows all that is wrong. What comes out is
 //! consistent: the policies fit the settings and each other.
@@ -13,14 +17,14 @@ use crate::document::Problem;
 use crate::exit::Exit;
 use crate::policy::file::{Claim, Reading};
 use crate::policy::{self, Policy};
-use crate::settings::{self, Settings};
+use crate::settings::{self, Policies, Settings};
 
 /// The settings and every policy, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// `pglife.toml`.
     pub settings: Settings,
-    /// `policies/<cluster>.toml`.
+    /// The policies, from wherever they are.
     pub policies: BTreeMap<ClusterName, Policy>,
     /// The `pglife.toml` that was read; absolute.
     pub file: PathBuf,
@@ -57,10 +61,10 @@ pub enum ConfigurationError {
         known: Vec<ClusterName>,
     },
     /// No cluster was named, and there is none.
-    #[error("no cluster is configured: {} has no policy", folder.display())]
+    #[error("no cluster is configured: {} has no policy", place.display())]
     NoCluster {
         /// Where a policy would be.
-        folder: PathBuf,
+        place: PathBuf,
     },
     /// The cluster that was named has no policy.
     #[error("there is no cluster {cluster}; {}", known_clusters(known))]
@@ -124,19 +128,22 @@ impl ConfigurationError {
             Self::NotFound => "run `pglife init` to write a first pglife.toml, or name one with --config",
             Self::Missing { .. } => "check --config and PGLIFE_CONFIG, or run `pglife init` to write a first one",
             Self::CurrentFolder(_) => "change to a folder that exists, or name the file with its full path",
+            Self::Invalid { problems } if problems.iter().any(|problem| is_key(&problem.file)) => {
+                "mend them in files (pglife config pull DIR) and put those into Consul: pglife config push DIR"
+            }
             Self::Invalid { .. } => "mend the files, then run `pglife policy validate`",
             Self::SeveralClusters { .. } => "name one of them",
             Self::NoCluster { .. } => "write a policy, or run `pglife cluster create` or `pglife cluster adopt`",
             Self::UnknownCluster { .. } => "check the name; `pglife policy validate` lists the policies",
-            Self::PolicyExists { .. } => "choose another name, or edit that file",
+            Self::PolicyExists { .. } => "choose another name, or edit that one",
             Self::Write { .. } => "check the folder's owner, its permissions and the free space",
         }
     }
 }
 
-/// Reads the configuration: `path` if given (`--config` or `PGLIFE_CONFIG`), else the first of [`SEARCHED`] there is.
+/// Reads `pglife.toml`: `path` if given (`--config` or `PGLIFE_CONFIG`), else the first of [`SEARCHED`] there is.
 /// `DOCKER_HOST` of the environment counts where `pglife.toml` has no `[hosts]`.
-pub fn load(path: Option<&Path>) -> Result<Configuration, ConfigurationError> {
+pub fn open(path: Option<&Path>) -> Result<Opened, ConfigurationError> {
     let docker_host = std::env::var("DOCKER_HOST").ok();
     read(&find(path)?, docker_host.as_deref())
 }
@@ -150,37 +157,108 @@ fn find(path: Option<&Path>) -> Result<PathBuf, ConfigurationError> {
     std::path::absolute(file).map_err(ConfigurationError::CurrentFolder)
 }
 
-fn read(file: &Path, docker_host: Option<&str>) -> Result<Configuration, ConfigurationError> {
+fn read(file: &Path, docker_host: Option<&str>) -> Result<Opened, ConfigurationError> {
     let folder = file.parent().unwrap_or(Path::new("/"));
     let shown = as_written(file);
     let text = read_text(file, &shown).map_err(|problem| ConfigurationError::Invalid { problems: vec![problem] })?;
     let outcome = settings::file::read(&shown, &text, folder, docker_host);
-    let mut problems = outcome.problems;
-    let Some(settings) = outcome.value else { return Err(ConfigurationError::Invalid { problems }) };
+    match outcome.value {
+        Some(settings) => Ok(Opened { settings, problems: outcome.problems, file: file.to_owned() }),
+        None => Err(ConfigurationError::Invalid { problems: outcome.problems }),
+    }
+}
 
-    let mut policies = BTreeMap::new();
-    let mut claimed = Vec::new();
-    match policy_files(&settings.policies) {
-        Err(problem) => problems.push(problem),
-        Ok(files) => {
-            for file in files {
-                match read_policy(&file, &settings) {
-                    Err(problem) => problems.push(problem),
-                    Ok((name, reading)) => {
-                        let mut of_file = reading.problems;
-                        of_file.extend(contested(&mut claimed, &as_written(&file), reading.claims));
-                        of_file.sort_by_key(|problem| problem.position);
-                        problems.extend(of_file);
-                        policies.extend(reading.policy.map(|policy| (name, policy)));
-                    }
+/// `pglife.toml` alone. It may have problems, which are told together with those of the policies.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    settings: Settings,
+    problems: Vec<Problem>,
+    file: PathBuf,
+}
+
+/// A policy that is still text, from wherever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// What names it to a person: a file, or a key in Consul.
+    pub place: PathBuf,
+    /// What it calls its cluster.
+    pub name: String,
+    /// What it says, or why that cannot be read.
+    pub text: Result<String, Problem>,
+}
+
+impl Document {
+    /// A document out of bytes, which should be UTF-8.
+    pub fn of_bytes(place: PathBuf, name: String, bytes: Vec<u8>) -> Self {
+        let text = in_utf8(bytes, &place);
+        Self { place, name, text }
+    }
+}
+
+impl Opened {
+    /// What `pglife.toml` says, where it has no problem.
+    pub fn settings(&self) -> Result<&Settings, ConfigurationError> {
+        if self.problems.is_empty() {
+            return Ok(&self.settings);
+        }
+        Err(ConfigurationError::Invalid { problems: self.problems.clone() })
+    }
+
+    /// The folder of the policies; None where they are in Consul.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.settings.policies {
+            Policies::Folder(folder) => Some(folder),
+            Policies::Consul => None,
+        }
+    }
+
+    /// The `pglife.toml` that was read; absolute.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The configuration with the policies of a folder.
+    pub fn with_folder(self, folder: &Path) -> Result<Configuration, ConfigurationError> {
+        self.with(documents_in(folder))
+    }
+
+    /// The configuration with these policies.
+    pub fn with(mut self, documents: Result<Vec<Document>, Problem>) -> Result<Configuration, ConfigurationError> {
+        let policies = match documents {
+            Ok(documents) => {
+                let (policies, problems) = self.check(&documents);
+                self.problems.extend(problems);
+                policies
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                BTreeMap::new()
+            }
+        };
+        if self.problems.is_empty() {
+            Ok(Configuration { settings: self.settings, policies, file: self.file })
+        } else {
+            Err(ConfigurationError::Invalid { problems: self.problems })
+        }
+    }
+
+    /// The policies that these documents are, and all that is wrong with them, alone and together. What is wrong with
+    /// `pglife.toml` is not among it.
+    pub fn check(&self, documents: &[Document]) -> (BTreeMap<ClusterName, Policy>, Vec<Problem>) {
+        let (mut policies, mut problems, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for document in documents {
+            match read_policy(document, &self.settings) {
+                Err(problem) => problems.push(problem),
+                Ok((name, reading)) => {
+                    let mut of_document = reading.problems;
+                    of_document.extend(contested(&mut claimed, &document.place, reading.claims));
+                    of_document.sort_by_key(|problem| problem.position);
+                    problems.extend(of_document);
+                    policies.extend(reading.policy.map(|policy| (name, policy)));
                 }
             }
         }
-    }
-    if problems.is_empty() {
-        Ok(Configuration { settings, policies, file: file.to_owned() })
-    } else {
-        Err(ConfigurationError::Invalid { problems })
+        (policies, problems)
     }
 }
 
@@ -194,6 +272,10 @@ fn read_text(file: &Path, shown: &Path) -> Result<String, Problem> {
     let bytes = std::fs::read(file).map_err(|error| {
         Problem::of_file(shown, format!("the file cannot be read: {error}"), "check its owner and permissions")
     })?;
+    in_utf8(bytes, shown)
+}
+
+fn in_utf8(bytes: Vec<u8>, shown: &Path) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.split(|byte| *byte == b'\n').count();
@@ -202,7 +284,7 @@ fn read_text(file: &Path, shown: &Path) -> Result<String, Problem> {
 }
 
 /// The `*.toml` files of the folder, sorted; hidden files (half-written ones among them) do not count.
-fn policy_files(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
+pub fn documents_in(folder: &Path) -> Result<Vec<Document>, Problem> {
     let unreadable = |error: io::Error| {
         let message = match error.kind() {
             io::ErrorKind::NotFound => "the folder of the policies does not exist".to_owned(),
@@ -219,18 +301,36 @@ fn policy_files(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
         }
     }
     files.sort();
-    Ok(files)
+    let document = |file: PathBuf| {
+        let place = as_written(&file);
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Document { text: read_text(&file, &place), place, name }
+    };
+    Ok(files.into_iter().map(document).collect())
 }
 
-fn read_policy(file: &Path, settings: &Settings) -> Result<(ClusterName, Reading), Problem> {
-    let shown = as_written(file);
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let name = ClusterName::new(stem).map_err(|error| {
-        Problem::of_file(&shown, error.to_string(), "a policy file is named after its cluster: <cluster>.toml")
+fn read_policy(document: &Document, settings: &Settings) -> Result<(ClusterName, Reading), Problem> {
+    let Document { place, name, text } = document;
+    let name = ClusterName::new(name.as_str()).map_err(|error| {
+        let help = if is_key(place) {
+            "a key is named after its cluster: config/clusters/<cluster>"
+        } else {
+            "a policy file is named after its cluster: <cluster>.toml"
+        };
+        Problem::of_file(place, error.to_string(), help)
     })?;
-    let text = read_text(file, &shown)?;
-    let reading = policy::file::read(&shown, &text, &name, settings);
+    let reading = policy::file::read(place, text.as_ref().map_err(Clone::clone)?, &name, settings);
     Ok((name, reading))
+}
+
+/// How a key in Consul is written where a file could stand.
+pub const KEY: &str = "consul:";
+
+/// Below which key, of pglife's, the policies are in Consul.
+pub const KEYS: &str = "config/clusters";
+
+fn is_key(place: &Path) -> bool {
+    place.as_os_str().as_encoded_bytes().starts_with(KEY.as_bytes())
 }
 
 /// The problems of a policy whose containers an earlier policy has claimed.
@@ -267,7 +367,7 @@ impl Configuration {
         let mut policies = self.policies.values();
         match (policies.next(), policies.next()) {
             (Some(only), None) => Ok(only),
-            (None, _) => Err(ConfigurationError::NoCluster { folder: self.settings.policies.clone() }),
+            (None, _) => Err(ConfigurationError::NoCluster { place: self.policies_place() }),
             (Some(_), Some(_)) => Err(ConfigurationError::SeveralClusters { known: known() }),
         }
     }
@@ -280,17 +380,30 @@ impl Configuration {
         }
     }
 
-    /// Where the policy of `cluster` is, or would be.
-    pub fn policy_path(&self, cluster: &ClusterName) -> PathBuf {
-        self.settings.policies.join(format!("{cluster}.toml"))
+    /// Where the policy of `cluster` is, or would be, as a person reads it: a file, or a key in Consul.
+    pub fn policy_place(&self, cluster: &ClusterName) -> PathBuf {
+        match &self.settings.policies {
+            Policies::Folder(folder) => file_in(folder, cluster),
+            Policies::Consul => self.policies_place().join(cluster.as_str()),
+        }
+    }
+
+    fn policies_place(&self) -> PathBuf {
+        match &self.settings.policies {
+            Policies::Folder(folder) => folder.clone(),
+            Policies::Consul => {
+                let prefix = self.settings.consul.as_ref().map_or("pglife", |consul| &consul.kv_prefix);
+                PathBuf::from(format!("{KEY}{prefix}/{KEYS}"))
+            }
+        }
     }
 
     /// Checks a policy that is not written yet against the settings and the other policies.
     pub fn check_policy(&self, cluster: &ClusterName, text: &str) -> Result<Policy, ConfigurationError> {
-        let file = as_written(&self.policy_path(cluster));
+        let file = as_written(&self.policy_place(cluster));
         let mut claimed = Vec::new();
         for other in self.policies.values().filter(|other| other.name != *cluster) {
-            let file = as_written(&self.policy_path(&other.name));
+            let file = as_written(&self.policy_place(&other.name));
             claimed.extend(self.claims_of(other).into_iter().map(|claim| (file.clone(), claim)));
         }
         let reading = policy::file::read(&file, text, cluster, &self.settings);
@@ -316,39 +429,45 @@ impl Configuration {
         }
         claims
     }
-
-    /// Writes a new policy: whole or not at all, and never over another one. Does not check it.
-    pub fn write_policy(&self, cluster: &ClusterName, text: &str) -> Result<PathBuf, ConfigurationError> {
-        let file = self.policy_path(cluster);
-        write_new(&file, text).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => ConfigurationError::PolicyExists { file: file.clone() },
-            _ => ConfigurationError::Write { file: file.clone(), source },
-        })?;
-        Ok(file)
-    }
 }
 
-impl Configuration {
-    /// The text of the policy of `cluster`, as it is on disk now.
-    pub fn policy_text(&self, cluster: &ClusterName) -> Result<String, ConfigurationError> {
-        let file = self.policy_path(cluster);
-        std::fs::read_to_string(&file).map_err(|source| ConfigurationError::Write { file, source })
-    }
+/// The file of the policy of `cluster` in a folder.
+pub fn file_in(folder: &Path, cluster: &ClusterName) -> PathBuf {
+    folder.join(format!("{cluster}.toml"))
+}
 
-    /// Replaces the policy of `cluster` by a text that was checked. There is the old file or the new one, never a half.
-    pub fn replace_policy(&self, cluster: &ClusterName, text: &str) -> Result<(), ConfigurationError> {
-        let file = self.policy_path(cluster);
-        let write = || -> io::Result<()> {
-            let folder = file.parent().unwrap_or(Path::new("/"));
-            let mut half = tempfile::Builder::new().prefix(".pglife-").suffix(".partial").tempfile_in(folder)?;
-            half.as_file().set_permissions(std::fs::metadata(&file)?.permissions())?;
-            half.write_all(text.as_bytes())?;
-            half.as_file().sync_all()?;
-            half.persist(&file).map_err(|error| error.error)?;
-            std::fs::File::open(folder)?.sync_all()
-        };
-        write().map_err(|source| ConfigurationError::Write { file: file.clone(), source })
-    }
+/// Writes a new policy into a folder: whole or not at all, and never over another one. Does not check it.
+pub fn write_policy(folder: &Path, cluster: &ClusterName, text: &str) -> Result<PathBuf, ConfigurationError> {
+    let file = file_in(folder, cluster);
+    write_new(&file, text).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => ConfigurationError::PolicyExists { file: file.clone() },
+        _ => ConfigurationError::Write { file: file.clone(), source },
+    })?;
+    Ok(file)
+}
+
+/// The text of the policy of `cluster` in a folder, as it is on disk now.
+pub fn policy_text(folder: &Path, cluster: &ClusterName) -> Result<String, ConfigurationError> {
+    let file = file_in(folder, cluster);
+    std::fs::read_to_string(&file).map_err(|source| ConfigurationError::Write { file, source })
+}
+
+/// Replaces the policy of `cluster` in a folder by a text that was checked. There is the old file or the new one, never a half.
+pub fn replace_policy(folder: &Path, cluster: &ClusterName, text: &str) -> Result<(), ConfigurationError> {
+    let file = file_in(folder, cluster);
+    let write = || replace(&file, text.as_bytes(), std::fs::metadata(&file)?.permissions());
+    write().map_err(|source| ConfigurationError::Write { file: file.clone(), source })
+}
+
+/// Writes a file: there is the old one or the new one, never a half.
+pub(crate) fn replace(file: &Path, bytes: &[u8], permissions: std::fs::Permissions) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let mut half = tempfile::Builder::new().prefix(".pglife-").suffix(".partial").tempfile_in(folder)?;
+    half.as_file().set_permissions(permissions)?;
+    half.write_all(bytes)?;
+    half.as_file().sync_all()?;
+    half.persist(file).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// Writes a file that must not exist yet: its bytes are on the disk before it has its name.
@@ -386,7 +505,9 @@ mod tests {
     const POLICY: &[u8] = b"[cluster]\nmajor = '17'\n";
 
     fn load_in(folder: &tempfile::TempDir) -> Result<Configuration, ConfigurationError> {
-        read(&folder.path().join("pglife.toml"), None)
+        let opened = read(&folder.path().join("pglife.toml"), None)?;
+        let policies = opened.folder().expect("a folder").to_owned();
+        opened.with_folder(&policies)
     }
 
     /// The error's text, with the folder's own name taken out.
@@ -465,7 +586,7 @@ mod tests {
             help: create it, or set `policies` in pglife.toml
         ");
         std::fs::remove_file(folder.path().join("pglife.toml")).expect("removed");
-        let missing = load(Some(&folder.path().join("pglife.toml"))).expect_err("missing");
+        let missing = open(Some(&folder.path().join("pglife.toml"))).expect_err("missing");
         assert!(matches!(missing, ConfigurationError::Missing { .. }), "{missing}");
         std::fs::create_dir(folder.path().join("pglife.toml")).expect("a folder");
         assert!(told(&folder, &load_in(&folder).expect_err("a folder")).contains("cannot be read"));
@@ -512,9 +633,10 @@ mod tests {
         ");
         let text = "[cluster]\nmajor = '17'\n";
         configuration.check_policy(&cluster("b"), text).expect("valid");
-        let file = configuration.write_policy(&cluster("b"), text).expect("written");
+        let policies = folder.path().join("policies");
+        let file = write_policy(&policies, &cluster("b"), text).expect("written");
         assert_eq!(std::fs::read_to_string(&file).expect("readable"), text);
-        let again = configuration.write_policy(&cluster("b"), "other").expect_err("it exists");
+        let again = write_policy(&policies, &cluster("b"), "other").expect_err("it exists");
         assert_eq!(again.exit(), Exit::Refused);
         assert_eq!(std::fs::read_to_string(&file).expect("readable"), text);
         assert_eq!(load_in(&folder).expect("valid").policies.len(), 2);

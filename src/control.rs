@@ -12,6 +12,7 @@ pub mod catalogue;
 mod cleanup;
 mod keys;
 mod lock;
+mod policies;
 mod repositories;
 mod workers;
 

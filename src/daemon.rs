@@ -1,7 +1,7 @@
 //! `pglife daemon`: starts what the policies schedule, and tells how things are, for years.
 //!
 //! ```text
-//!            ticker (pokes)   SIGHUP, changed files   a run that ended   a look that ended
+//!            ticker (pokes)   SIGHUP, changed files or keys   a run that ended   a look that ended
 //!                 │                   │                      │                   │
 //!                 ▼                   ▼                      ▼                   ▼
 //!            ┌─────────────────────── one loop, one owner of everything ──────────────────────┐
@@ -20,13 +20,14 @@ mod agenda;
 mod announce;
 mod jobs;
 mod keeper;
+mod kv;
 mod lease;
 mod ticker;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,12 +40,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterName, HostName};
-use crate::configuration::{Configuration, ConfigurationError};
+use crate::configuration::{self, Configuration, ConfigurationError};
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::exit::Exit;
 use crate::http;
+use crate::kv::{Loaded, OnInvalid, Source, as_read, folder as folder_of_policies, keep, load};
 use crate::policy::{Policy, Task};
-use crate::settings::{self, WhenAway};
+use crate::settings::{self, Policies, WhenAway};
 use crate::state::{Fired, FiredSlots, Operation, State};
 use crate::status::board::{Board, Role, Running};
 use crate::status::{ClusterStatus, UncoveredServer, look, uncovered_servers};
@@ -55,6 +57,7 @@ use agenda::{Step, decide, entries, remembered};
 use announce::Announcer;
 use jobs::{Ended, Job};
 use keeper::{Fence, Keeper, News, merge, share};
+use kv::{Known, Staleness};
 use ticker::Ticker;
 
 /// How often the clusters are looked at, besides after every run.
@@ -69,16 +72,14 @@ const UPGRADES_REFUSED: Duration = Duration::from_secs(6 * 3600);
 /// How long runs may take to clean up once they were asked to end.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
-/// Reads the configuration; every call reads it again.
-pub type Load<'a> = &'a (dyn Fn() -> Result<Configuration, ConfigurationError> + Sync);
-
-/// Runs until `cancel`. `ready` is told when it has begun.
-pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(&str)) -> Result<Exit, OperationError> {
+/// Runs until `cancel`, with the `pglife.toml` at `path` or where it is looked for. `ready` is told when it has begun.
+pub async fn run(
+    path: Option<&Path>,
+    cancel: &CancellationToken,
+    ready: impl FnOnce(&str),
+) -> Result<Exit, OperationError> {
     let what = "the daemon did not start";
-    let configuration = load().map_err(|error| {
-        let next = error.next();
-        failed(what)(error).next(next)
-    })?;
+    let Loaded { configuration, source } = load(path, OnInvalid::KeepLastGood).await.map_err(failed(what))?;
     let stop = CancellationToken::new();
     let control = Arc::new(ControlPlane::open(configuration, stop.clone())?);
     let now = Timestamp::now();
@@ -114,6 +115,17 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
         };
         keepers.spawn(keeper.run(around.clone()));
     }
+    // Where the policies are in a folder, nothing comes this way.
+    let first = Known::from(&source);
+    let (known, mut policies) = watch_channel::channel(first.clone());
+    let mut nobody = Some(known);
+    if let (Source::Consul { .. } | Source::Copy { .. }, Some(consul)) = (&source, &control.consul)
+        && let Some(known) = nobody.take()
+    {
+        let settings = control.configuration.settings.clone();
+        let watcher = kv::Watcher { consul: Arc::clone(consul), settings, known };
+        keepers.spawn(watcher.run(source, around.clone()));
+    }
     let (newest, controls) = watch_channel::channel(Arc::clone(&control));
     let name = instance(&control.configuration);
     let (announcer, announcing) = Announcer::start(controls.clone(), name, around.clone());
@@ -124,6 +136,8 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
         fence,
         unannounced: !fired.is_empty(),
         fingerprint: fingerprint(&control.configuration),
+        // Not what hangs there by now: that is still to be judged.
+        known: first,
         control,
         stop,
         board,
@@ -140,19 +154,22 @@ pub async fn run(load: Load<'_>, cancel: &CancellationToken, ready: impl FnOnce(
     daemon.event(None, "daemon.started", &format!("version {}, {at}", env!("CARGO_PKG_VERSION")));
     tell(&[NotifyState::Ready]);
     ready(&format!("{}, {at}", daemon.summary()));
+    daemon.flag_policies();
 
     while !cancel.is_cancelled() {
         // Nothing is dropped half-way here: each arm only waits.
         tokio::select! {
             () = cancel.cancelled() => break,
             () = ticker.next() => {}
-            _ = hangup.recv() => daemon.reload(load, true),
+            _ = hangup.recv() => daemon.reload(path, true),
             Some(ended) = daemon.jobs.join_next() => daemon.ended(ended),
             Some(looked) = daemon.looks.join_next() => daemon.looked_at(looked),
             Some(news) = news.recv() => daemon.hear(news).await,
+            Ok(()) = policies.changed() => daemon.learn(policies.borrow_and_update().clone(), path),
         }
-        daemon.turn(load).await;
+        daemon.turn(path).await;
     }
+    drop(nobody);
     tell(&[NotifyState::Stopping]);
     ticker.stop().await;
     let exit = daemon.wind_down().await;
@@ -245,17 +262,19 @@ struct Daemon {
     upgrades_later: BTreeMap<ClusterName, Instant>,
     filed: Instant,
     fingerprint: Fingerprint,
+    /// The policies in Consul, as far as they are known.
+    known: Known,
 }
 
 impl Daemon {
     /// One turn of the wheel.
-    async fn turn(&mut self, load: Load<'_>) {
+    async fn turn(&mut self, path: Option<&Path>) {
         let now = Timestamp::now();
         self.board.change(|snapshot| snapshot.turned_at = now);
         if self.filed.elapsed() >= FILES {
             self.filed = Instant::now();
             if fingerprint(&self.control.configuration) != self.fingerprint {
-                self.reload(load, false);
+                self.reload(path, false);
             }
         }
         if self.board.read().role != Role::Standby {
@@ -558,11 +577,47 @@ impl Daemon {
         }
     }
 
+    /// Takes up what Consul says of the policies, or that it says nothing.
+    fn learn(&mut self, known: Known, path: Option<&Path>) {
+        let is_new = known.documents != self.known.documents;
+        self.known = known;
+        self.flag_policies();
+        if is_new {
+            self.reload(path, false);
+        }
+    }
+
+    /// Raises a flag where the policies are not what Consul says now.
+    fn flag_policies(&mut self) {
+        let (flag, is_wiped) = match &self.known.stale {
+            Some(Staleness { stale, is_wiped }) => (Some(stale.to_string()), *is_wiped),
+            None => (None, false),
+        };
+        if self.board.flag("policies", flag.clone())
+            && let Some(text) = flag
+        {
+            tracing::error!("{text}");
+            if is_wiped {
+                self.event(None, "configuration.invalid", &text);
+            }
+        }
+    }
+
+    /// `pglife.toml` as it is now, with the policies as they are known.
+    fn read(&self, path: Option<&Path>) -> Result<Configuration, ConfigurationError> {
+        let opened = configuration::open(path)?;
+        if let Some(folder) = opened.folder().map(Path::to_owned) {
+            return opened.with_folder(&folder);
+        }
+        let below = self.control.consul.as_deref().map(folder_of_policies).unwrap_or_default();
+        opened.with(Ok(as_read(&below, &self.known.documents)))
+    }
+
     /// Reads the configuration again; one that is not valid changes nothing but a flag.
-    fn reload(&mut self, load: Load<'_>, asked: bool) {
+    fn reload(&mut self, path: Option<&Path>, asked: bool) {
         let told = fingerprint(&self.control.configuration);
         self.fingerprint = told;
-        let configuration = match load() {
+        let configuration = match self.read(path) {
             Ok(configuration) => configuration,
             Err(error) => {
                 let text = format!("the configuration is not valid, the last good one goes on: {error}");
@@ -577,6 +632,12 @@ impl Daemon {
         let fixed =
             |settings: &settings::Settings| (settings.state_dir.clone(), settings.http, settings.consul.clone());
         let restart = fixed(old) != fixed(new);
+        let moved = |settings: &settings::Settings| settings.policies == Policies::Consul;
+        if moved(old) != moved(new) {
+            let text = "policies go from a folder to Consul, or back, when the daemon is started again; until then nothing of the new configuration takes effect";
+            self.board.flag("configuration", Some(text.to_owned()));
+            return;
+        }
         if old.state_dir != new.state_dir {
             let text = "a change of `state_dir` takes effect when the daemon is started again; until then nothing of the new configuration does";
             self.board.flag("configuration", Some(text.to_owned()));
@@ -584,6 +645,9 @@ impl Daemon {
         }
         let text = "a change of [http] or [consul] takes effect when the daemon is started again";
         self.board.flag("configuration", restart.then(|| text.to_owned()));
+        if new.policies == Policies::Consul && self.known.stale.is_none() {
+            keep(new, &self.known.documents, Timestamp::now());
+        }
         if !asked && *old == *new && self.control.configuration.policies == configuration.policies {
             return;
         }
@@ -671,7 +735,9 @@ type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
 
 fn fingerprint(configuration: &Configuration) -> Fingerprint {
     let mut files = vec![configuration.file.clone()];
-    if let Ok(entries) = std::fs::read_dir(&configuration.settings.policies) {
+    if let Policies::Folder(folder) = &configuration.settings.policies
+        && let Ok(entries) = std::fs::read_dir(folder)
+    {
         let listed = entries.filter_map(|entry| Some(entry.ok()?.path()));
         files.extend(listed.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
     }

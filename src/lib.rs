@@ -12,6 +12,7 @@
 //! | [`settings`], [`policy`] | `pglife.toml` and `policies/<cluster>.toml`, validated: no I/O |
 //! | [`configuration`] | finds, reads and writes those files |
 //! | [`storage`], [`docker`], [`postgres`], [`state`], [`consul`] | adapters: one outside world each |
+//! | [`kv`] | policies in Consul's KV: read, copied, written |
 //! | [`pipeline`] | the way of the bytes: compress, hash, store, and back |
 //! | [`worker`] | the data plane: the job protocol, and the process inside a worker container |
 //! | [`control`] | what every operation needs: the engines, the repository, a run with its locks |
@@ -44,6 +45,7 @@ pub mod exit;
 pub mod export;
 pub mod facts;
 pub mod http;
+pub mod kv;
 pub mod notify;
 pub mod pipeline;
 pub mod policy;

@@ -505,7 +505,7 @@ pub async fn remove(
         .safe("nothing was touched")
         .next(format!(
             "delete its policy to let go of it: {}",
-            control.configuration.policy_path(&policy.name).display()
+            control.configuration.policy_place(&policy.name).display()
         )));
     }
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;

@@ -278,6 +278,11 @@ pub async fn restore(
     prepared: Prepared,
     progress: Progress<'_>,
 ) -> Result<Restored, OperationError> {
+    if prepared.policy_text.is_some() {
+        // Its policy is written last: that it can be is known before the hours.
+        let what = format!("restore of {} into \"{}\" did not begin", prepared.commit.set, prepared.policy.name);
+        control.may_write_policy(&prepared.policy.name).await.map_err(failed(what))?;
+    }
     let run = control.begin(Operation::Restore, &prepared.policy.name, &prepared.engine).await?;
     let set = prepared.commit.set.clone();
     let elsewhere = prepared.elsewhere.clone();
@@ -305,8 +310,8 @@ async fn restore_in_run(
     // All of it is there now. A policy that cannot be written is no reason to throw it away.
     run.keep_made()?;
     let path = match &policy_text {
-        Some(text) => control.configuration.write_policy(&policy.name, text).map_err(failed(&what))?,
-        None => control.configuration.policy_path(&policy.name),
+        Some(text) => control.write_policy(&policy.name, text).await.map_err(failed(&what))?,
+        None => control.configuration.policy_place(&policy.name),
     };
     Ok(Restored {
         cluster: policy.name,

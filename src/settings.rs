@@ -21,8 +21,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Where the control plane keeps `state.db` and its locks.
     pub state_dir: PathBuf,
-    /// The folder with one `<cluster>.toml` for each cluster.
-    pub policies: PathBuf,
+    /// Where the policies are.
+    pub policies: Policies,
     /// The Docker engines.
     pub hosts: BTreeMap<HostName, Endpoint>,
     /// Where backups lie.
@@ -52,6 +52,15 @@ impl Default for Coverage {
     fn default() -> Self {
         Self { containers: true }
     }
+}
+
+/// Where the policies are: one document for each cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policies {
+    /// A folder with `<cluster>.toml` files.
+    Folder(PathBuf),
+    /// Keys in Consul, below `<kv_prefix>/config/clusters`. There is a [`Settings::consul`] then.
+    Consul,
 }
 
 /// How to reach a Consul agent, and what to do when it is away.

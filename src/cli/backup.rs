@@ -92,7 +92,7 @@ struct Item<'a> {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let mut policy = control.configuration.select(args.cluster.as_ref())?.clone();
     if args.mode.is_some() && !args.kind.kinds().contains(&backup_set::Kind::Volume) {
         let what = "--mode is about volumes, and a dump has none";

@@ -120,7 +120,7 @@ struct Place {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     match &args.command {
         Command::List { place } => list(&control, place, context),
         Command::Show { place, backup, identity } => {

@@ -67,7 +67,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
 }
 
 async fn look(args: &Args, context: &Context) -> Result<Found, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let only = if args.all { None } else { Some(control.configuration.select(args.cluster.as_ref())?.name.clone()) };
     let rows = status::look(&control, only.as_ref(), Timestamp::now()).await?;
     let servers = if args.all { status::uncovered_servers(&control).await } else { None };

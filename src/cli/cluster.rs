@@ -67,7 +67,7 @@ struct AdoptArgs {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     match args.command {
         Command::Create { cluster } => create(&control, cluster.as_ref(), context).await,
         Command::Adopt(args) => take_over(&control, args, context).await,
@@ -241,7 +241,7 @@ async fn show(control: &ControlPlane, cluster: Option<&ClusterName>, context: &C
             table.add_row([what.to_owned(), value]);
         };
         line("cluster", row.cluster.to_string());
-        line("policy", control.configuration.policy_path(&policy.name).display().to_string());
+        line("policy", control.configuration.policy_place(&policy.name).display().to_string());
         line("host", row.host.clone());
         line("layout", row.layout.to_owned());
         line("major", row.major.clone());
@@ -284,7 +284,7 @@ async fn remove(
     }
     context.output.note(&format!(
         "its backups stay in the repository, and its policy in {}",
-        control.configuration.policy_path(cluster).display()
+        control.configuration.policy_place(cluster).display()
     ));
     Ok(Exit::Ok)
 }

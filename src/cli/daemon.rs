@@ -1,7 +1,6 @@
 //! `pglife daemon`: start what the policies schedule, until asked to end.
 
 use super::{Context, Failure};
-use crate::configuration;
 use crate::daemon;
 use crate::exit::Exit;
 
@@ -10,8 +9,7 @@ use crate::exit::Exit;
 pub(super) struct Args {}
 
 pub(super) async fn run(_: &Args, context: &Context) -> Result<Exit, Failure> {
-    let load = || configuration::load(context.config.as_deref());
     let told =
         |summary: &str| context.output.note(&format!("the daemon runs: {summary}; events: pglife events --follow"));
-    Ok(daemon::run(&load, &context.cancel, told).await?)
+    Ok(daemon::run(context.config.as_deref(), &context.cancel, told).await?)
 }

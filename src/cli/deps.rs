@@ -42,7 +42,7 @@ struct Row {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     match &args.command {
         Command::List { cluster } => list(&control, cluster.as_ref(), context).await,
         Command::Restart { cluster } => restart(&control, cluster.as_ref(), context).await,

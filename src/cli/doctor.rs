@@ -27,7 +27,7 @@ struct Doctor<'a> {
 }
 
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let mut doctor = Doctor { control: &control, findings: Vec::new() };
     doctor.good(
         "configuration",

@@ -121,8 +121,8 @@ struct Place {
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     match args.command {
         None => prove(args.wish, context).await,
-        Some(Command::List { place }) => list(&place, context),
-        Some(Command::Show { place, backup }) => show(&place, backup.as_ref(), context),
+        Some(Command::List { place }) => list(&place, context).await,
+        Some(Command::Show { place, backup }) => show(&place, backup.as_ref(), context).await,
         Some(Command::Remove { cluster }) => remove(cluster.as_ref(), context).await,
     }
 }
@@ -168,7 +168,7 @@ async fn drilled(wish: &Wish, context: &Context) -> Result<Drilled, OperationErr
         let what = failure.chain().join(": ");
         OperationError { next: failure.next, ..OperationError::new(failure.exit, what) }
     };
-    let control = context.control().map_err(flat)?;
+    let control = context.control().await.map_err(flat)?;
     let policy = control.configuration.select(wish.cluster.as_ref()).map_err(|error| flat(error.into()))?;
     let request = DrillRequest {
         backup: wish.backup.clone(),
@@ -282,7 +282,7 @@ struct Gone {
 }
 
 async fn remove(cluster: Option<&ClusterName>, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(cluster)?;
     let removed = drill::remove(&control, policy).await?;
     let containers = removed.containers.into_iter().map(|name| Gone { what: "container", name });
@@ -337,8 +337,8 @@ fn certificates(control: &ControlPlane, place: &Place, context: &Context) -> Res
     Ok((all, exit))
 }
 
-fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+async fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control().await?;
     let (all, exit) = certificates(&control, place, context)?;
     let now = Timestamp::now();
     context.output.items("CertificateList", &all, |wide| {
@@ -376,8 +376,8 @@ fn list(place: &Place, context: &Context) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn show(place: &Place, backup: Option<&Selector>, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+async fn show(place: &Place, backup: Option<&Selector>, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control().await?;
     let policy = control.configuration.select(place.cluster.as_ref())?;
     let place = Place { cluster: Some(policy.name.clone()), repo: place.repo.clone() };
     let set: Option<SetId> = match backup {

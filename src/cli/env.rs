@@ -171,10 +171,9 @@ struct Row {
 
 async fn list(consul: &Consul, cluster: &ClusterName, values: bool, context: &Context) -> Result<(), Failure> {
     let tree = consul.tree(&folder(consul, cluster), None).await.map_err(away("the environment cannot be read"))?;
-    let merged = merge(tree.keys.clone(), &BTreeSet::new(), true);
+    let merged = merge(tree.values(), &BTreeSet::new(), true);
     let rows: Vec<Row> = tree
-        .keys
-        .into_iter()
+        .values()
         .map(|(name, value)| Row {
             bytes: value.len(),
             value: values.then(|| String::from_utf8_lossy(&value).into_owned()),
@@ -208,17 +207,28 @@ struct Variables {
 }
 
 impl Variables {
-    /// Reads them, and the moment they are of; with `after` when something has changed since.
-    async fn read(&self, after: Option<u64>) -> Result<(Merged, u64), ConsulError> {
-        let tree = self.consul.tree(&self.folder, after).await?;
-        Ok((merge(tree.keys, &self.own, self.over), tree.index))
+    /// Reads them, and the moment they are of.
+    async fn read(&self) -> Result<(Merged, u64), ConsulError> {
+        let tree = self.consul.tree(&self.folder, None).await?;
+        Ok((merge(tree.values(), &self.own, self.over), tree.index))
+    }
+
+    /// Reads them after the next change. Consul's death does the command no harm: it is asked again.
+    async fn next(&self, index: &mut Option<u64>) -> Merged {
+        let heard = |error: Option<&ConsulError>| {
+            if let Some(error) = error {
+                tracing::warn!("{error}; the command goes on, and it is asked again");
+            }
+        };
+        let tree = self.consul.next_tree(&self.folder, index, heard).await;
+        merge(tree.values(), &self.own, self.over)
     }
 
     /// Reads them, and tries again for a while where Consul is away.
     async fn read_patiently(&self, patience: Duration) -> Result<(Merged, u64), ConsulError> {
         let began = Instant::now();
         loop {
-            match self.read(None).await {
+            match self.read().await {
                 Err(error) if error.is_passing() && began.elapsed() < patience.as_std() => {
                     tracing::debug!("{error}; it is tried again");
                     tokio::time::sleep(std::time::Duration::from_millis(500)).await;

@@ -22,7 +22,7 @@ pub(super) struct Args {
 const FOLLOW: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let read = |after: i64, count: u32| {
         control.state.events(after, count).map_err(failed("the events cannot be read")).map_err(Failure::from)
     };

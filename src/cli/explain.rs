@@ -33,7 +33,7 @@ struct Explanation {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let name = args.check.join("-");
     let (cluster, check) = find(&control, &name)?;
     let rows = status::look(&control, Some(&cluster), Timestamp::now()).await?;

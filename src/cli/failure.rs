@@ -5,6 +5,7 @@ use std::fmt;
 use crate::configuration::ConfigurationError;
 use crate::control::OperationError;
 use crate::exit::Exit;
+use crate::kv::KvError;
 
 /// The end of a command that did not do what it was asked.
 #[derive(Debug)]
@@ -82,6 +83,13 @@ impl fmt::Display for Failure {
 
 impl From<ConfigurationError> for Failure {
     fn from(error: ConfigurationError) -> Self {
+        let (exit, next) = (error.exit(), error.next());
+        Self::new(exit, error).next(next)
+    }
+}
+
+impl From<KvError> for Failure {
+    fn from(error: KvError) -> Self {
         let (exit, next) = (error.exit(), error.next());
         Self::new(exit, error).next(next)
     }

@@ -53,7 +53,7 @@ struct HostCheck {
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     match &args.command {
-        Command::List => list(context),
+        Command::List => list(context).await,
         Command::Check { host } => check(host.as_ref(), context).await,
     }
 }
@@ -75,8 +75,8 @@ fn names(clusters: &[ClusterName]) -> String {
     clusters.iter().map(ClusterName::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn list(context: &Context) -> Result<Exit, Failure> {
-    let configuration = context.configuration()?;
+async fn list(context: &Context) -> Result<Exit, Failure> {
+    let configuration = context.configuration().await?;
     let hosts = &configuration.settings.hosts;
     let rows: Vec<HostRow> = hosts.iter().map(|(host, endpoint)| row(&configuration, host, endpoint)).collect();
     context.output.items("HostList", &rows, |_| {
@@ -90,7 +90,7 @@ fn list(context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn check(chosen: Option<&HostName>, context: &Context) -> Result<Exit, Failure> {
-    let control: ControlPlane = context.control()?;
+    let control: ControlPlane = context.control().await?;
     let configuration = &control.configuration;
     let hosts = &configuration.settings.hosts;
     if let Some(unknown) = chosen.filter(|chosen| !hosts.contains_key(chosen)) {

@@ -127,7 +127,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("new");
         init_in(&dir).expect("written");
-        let configuration = configuration::load(Some(&dir.join("pglife.toml"))).expect("a valid configuration");
+        let configuration = configuration::open(Some(&dir.join("pglife.toml"))).expect("settings");
+        let configuration = configuration.with_folder(&dir.join("policies")).expect("a valid configuration");
         let policy = configuration.select(None).expect("the only cluster");
         assert_eq!((policy.name.as_str(), policy.major), ("chado", PgMajor::since_10(13)));
         assert_eq!(policy.container.as_str(), "chado-db");
@@ -160,7 +161,7 @@ mod tests {
         assert_eq!(outcome.problems, []);
         let settings = outcome.value.expect("read");
         assert_eq!(settings.state_dir, Path::new("/var/lib/pglife"));
-        assert_eq!(settings.policies, Path::new("/etc/pglife/policies"));
+        assert_eq!(settings.policies, crate::settings::Policies::Folder("/etc/pglife/policies".into()));
     }
 
     proptest! {

@@ -47,11 +47,11 @@ enum Command {
     },
 }
 
-pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     match &args.command {
         Command::Generate { file } => generate(file, context),
         Command::Check { cluster, identity, backup, repo } => {
-            check(cluster.as_ref(), identity.as_deref(), backup, repo.as_ref(), context)
+            check(cluster.as_ref(), identity.as_deref(), backup, repo.as_ref(), context).await
         }
     }
 }
@@ -110,14 +110,14 @@ struct Row<'a> {
     checked: &'a KeyChecked,
 }
 
-fn check(
+async fn check(
     cluster: Option<&ClusterName>,
     identity: Option<&Path>,
     backup: &Selector,
     repo: Option<&RepoName>,
     context: &Context,
 ) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(cluster)?;
     let repositories = control.repositories_of(policy, repo)?;
     let Found { repository, commit, elsewhere, .. } = repositories.find(&control, policy, backup)?;

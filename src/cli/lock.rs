@@ -27,7 +27,7 @@ enum Command {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     match &args.command {
         Command::List => {
             let locks = control.locks().await?;

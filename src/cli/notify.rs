@@ -36,7 +36,7 @@ struct Row {
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let Command::Test { name } = &args.command;
-    let configuration = context.configuration()?;
+    let configuration = context.configuration().await?;
     let channels = &configuration.settings.notify;
     let chosen: Vec<&Channel> =
         channels.iter().filter(|channel| name.as_ref().is_none_or(|name| *name == channel.name)).collect();

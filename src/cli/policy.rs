@@ -9,6 +9,7 @@ use crate::cluster::ClusterName;
 use crate::configuration::ConfigurationError;
 use crate::document::Problem;
 use crate::exit::Exit;
+use crate::kv::KvError;
 use crate::policy::form::{self, PolicyFile};
 use crate::policy::{Layout, Policy};
 
@@ -40,17 +41,17 @@ enum Command {
     },
 }
 
-pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     match args.command {
-        Command::Validate => validate(context),
-        Command::Show { cluster } => show(cluster.as_ref(), context),
+        Command::Validate => validate(context).await,
+        Command::Show { cluster } => show(cluster.as_ref(), context).await,
         Command::Schema => schema(context),
-        Command::Next { cluster, count } => next(cluster.as_ref(), count, Timestamp::now(), context),
+        Command::Next { cluster, count } => next(cluster.as_ref(), count, Timestamp::now(), context).await,
     }
 }
 
 #[derive(Serialize)]
-struct ProblemItem<'a> {
+pub(super) struct ProblemItem<'a> {
     file: String,
     line: Option<usize>,
     column: Option<usize>,
@@ -83,12 +84,12 @@ struct ValidPolicy<'a> {
     file: String,
 }
 
-fn validate(context: &Context) -> Result<Exit, Failure> {
-    let configuration = match super::configuration::load(context.config.as_deref()) {
+async fn validate(context: &Context) -> Result<Exit, Failure> {
+    let configuration = match context.load().await {
         Ok(configuration) => configuration,
         Err(error) => {
             // Programs get the problems as data; people read them in the failure.
-            if let ConfigurationError::Invalid { problems } = &error
+            if let KvError::Configuration(ConfigurationError::Invalid { problems }) = &error
                 && context.output.format().is_for_programs()
             {
                 let items: Vec<ProblemItem<'_>> = problems.iter().map(ProblemItem::from).collect();
@@ -110,7 +111,7 @@ fn validate(context: &Context) -> Result<Exit, Failure> {
                 .schedule
                 .as_ref()
                 .map(|schedule| format!("{} ({})", schedule.cron, schedule.timezone)),
-            file: configuration.policy_path(&policy.name).display().to_string(),
+            file: configuration.policy_place(&policy.name).display().to_string(),
         }
     };
     let items: Vec<ValidPolicy<'_>> = configuration.policies.iter().map(item).collect();
@@ -135,15 +136,15 @@ fn layout(policy: &Policy) -> &'static str {
     }
 }
 
-fn show(cluster: Option<&ClusterName>, context: &Context) -> Result<Exit, Failure> {
-    let configuration = context.configuration()?;
+async fn show(cluster: Option<&ClusterName>, context: &Context) -> Result<Exit, Failure> {
+    let configuration = context.configuration().await?;
     let policy = configuration.select(cluster)?;
     let file = PolicyFile::from(policy);
     if context.output.format().is_for_programs() {
         context.output.items("Policy", &[file], |_| output::table(&[]))?;
     } else {
         let text = toml::to_string(&file).map_err(|error| Failure::new(Exit::Failed, error))?;
-        let path = configuration.policy_path(&policy.name);
+        let path = configuration.policy_place(&policy.name);
         context.output.data(&format!("# {}, with every default filled in\n{text}", path.display()))?;
     }
     if policy.retention.is_some() {
@@ -167,8 +168,8 @@ struct NextRun<'a> {
     local: String,
 }
 
-fn next(cluster: Option<&ClusterName>, count: u16, now: Timestamp, context: &Context) -> Result<Exit, Failure> {
-    let configuration = context.configuration()?;
+async fn next(cluster: Option<&ClusterName>, count: u16, now: Timestamp, context: &Context) -> Result<Exit, Failure> {
+    let configuration = context.configuration().await?;
     let mut runs = Vec::new();
     for policy in configuration.select_all(cluster)? {
         if policy.dump.schedule.is_none() {

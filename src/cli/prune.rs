@@ -50,7 +50,7 @@ struct ReasonItem {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(args.cluster.as_ref())?.clone();
     if !args.confirm {
         let plans = prune::plan(&control, &policy, args.repo.as_ref(), Timestamp::now())?;

@@ -73,7 +73,7 @@ struct Row {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     match &args.command {
         Command::Init { repo } => init(&control, repo.as_ref(), context),
         Command::List => show(&control, None, false, context),

@@ -57,7 +57,7 @@ struct Item {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let source = control.configuration.select(args.cluster.as_ref())?.clone();
     let wanted = match (args.database, args.table) {
         (None, _) => Wanted::Everything,

@@ -31,7 +31,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(args.cluster.as_ref())?;
     let scratch = args.scratch.map(std::path::absolute).transpose();
     let request = SelftestRequest {

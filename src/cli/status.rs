@@ -25,7 +25,7 @@ const WATCH: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     loop {
-        let control = context.control()?;
+        let control = context.control().await?;
         let rows = status::look(&control, args.cluster.as_ref(), Timestamp::now()).await?;
         if args.watch && std::io::stdout().is_terminal() {
             // Home, and clear what is below.

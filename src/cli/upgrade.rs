@@ -120,7 +120,7 @@ struct Item<'a> {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     match (args.command, args.to) {
-        (Some(Command::Status(which)), _) => status(&which, context),
+        (Some(Command::Status(which)), _) => status(&which, context).await,
         (Some(Command::Resume(which)), _) => resume(&which, context).await,
         (Some(Command::Rollback(args)), _) => rollback(&args, context).await,
         (Some(Command::Finalize(args)), _) => finalize(&args, context).await,
@@ -145,7 +145,7 @@ async fn begin(
     (plan_only, exit_code, yes): (bool, bool, bool),
     context: &Context,
 ) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(cluster)?.clone();
     let prepared = upgrade::prepare(&control, &policy, &request).await?;
     let blocked = prepared.findings.iter().any(|finding| finding.severity == Severity::Blocks);
@@ -338,8 +338,8 @@ fn tell_of(recorded: &Recorded, context: &Context) {
     });
 }
 
-fn status(which: &Which, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+async fn status(which: &Which, context: &Context) -> Result<Exit, Failure> {
+    let control = context.control().await?;
     let mut found = Vec::new();
     for policy in control.configuration.select_all(which.cluster.as_ref())? {
         found.extend(upgrade::last(&control, &policy.name)?);
@@ -356,7 +356,7 @@ fn status(which: &Which, context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn resume(which: &Which, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(which.cluster.as_ref())?.clone();
     let reporter = context.reporter();
     let done = Box::pin(upgrade::resume(&control, &policy, &|tick| reporter.tick(tick))).await;
@@ -368,7 +368,7 @@ async fn resume(which: &Which, context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(args.cluster.as_ref())?.clone();
     let reporter = context.reporter();
     let done = Box::pin(upgrade::rollback(&control, &policy, args.accept_data_loss, &|tick| reporter.tick(tick))).await;
@@ -380,7 +380,7 @@ async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn finalize(args: &Finalize, context: &Context) -> Result<Exit, Failure> {
-    let control = context.control()?;
+    let control = context.control().await?;
     let policy = control.configuration.select(args.cluster.as_ref())?.clone();
     let what = format!("remove the server that cluster \"{}\" had before its upgrade, with its data", policy.name);
     context.confirm(args.yes, &what).await?;

@@ -33,6 +33,8 @@ pub struct Pair {
     value: Option<String>,
     /// The session that holds it.
     session: Option<String>,
+    /// Which change to it was the last; for [`Consul::change`].
+    pub modify_index: u64,
 }
 
 impl Pair {
@@ -159,7 +161,7 @@ impl Consul {
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// RFC 4648, section 4.
-fn in_base64(bytes: &[u8]) -> String {
+pub(super) fn in_base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk.iter().chain([0, 0].iter()).take(3).fold(0_u32, |group, byte| group << 8 | u32::from(*byte));

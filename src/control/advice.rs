@@ -6,6 +6,7 @@ use crate::configuration::ConfigurationError;
 use crate::consul::ConsulError;
 use crate::docker::DockerError;
 use crate::exit::Exit;
+use crate::kv::KvError;
 use crate::notify::NotifyError;
 use crate::pipeline::PipelineError;
 use crate::state::StateError;
@@ -142,6 +143,15 @@ impl Advise for SessionError {
 impl Advise for ConfigurationError {
     fn exit(&self) -> Exit {
         self.exit()
+    }
+}
+
+impl Advise for KvError {
+    fn exit(&self) -> Exit {
+        self.exit()
+    }
+    fn next(&self) -> Option<String> {
+        Some(self.next().to_owned())
     }
 }
 

@@ -157,7 +157,7 @@ pub async fn adopt(control: &ControlPlane, request: &Request) -> Result<Adopted,
         close_worker(session).await;
         let text = draft(server.major);
         check(&text)?;
-        let policy = control.configuration.write_policy(&request.name, &text).map_err(failed(&what))?;
+        let policy = control.write_policy(&request.name, &text).await.map_err(failed(&what))?;
         let mut warnings = Vec::new();
         if found.storage.is_none() {
             warnings.push(format!(

@@ -38,8 +38,9 @@ impl House {
         std::fs::create_dir(folder.path().join("policies")).expect("a folder");
         write("pglife.toml", "state_dir = 'state'\n[repos.local]\ntype = 'local'\npath = 'repo'\n");
         write("policies/chado.toml", "[cluster]\nmajor = '17'\n[retention]\nlast = 2\n");
+        let opened = configuration::open(Some(&folder.path().join("pglife.toml"))).expect("settings");
         let configuration: Configuration =
-            configuration::load(Some(&folder.path().join("pglife.toml"))).expect("a configuration");
+            opened.with_folder(&folder.path().join("policies")).expect("a configuration");
         let control = ControlPlane::open(configuration, CancellationToken::new()).expect("opened");
         let root = folder.path().join("repo");
         Repository::init(&crate::storage::Location::Local { folder: root.clone() }).expect("a repository");

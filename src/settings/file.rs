@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::{Consul, Coverage, DEFAULT_SOCKET, Daemon, Endpoint, Repository, S3Repository, Settings};
+use super::{Consul, Coverage, DEFAULT_SOCKET, Daemon, Endpoint, Policies, Repository, S3Repository, Settings};
 use crate::cluster::{HostName, RepoName};
 use crate::document::{self, Entry, Outcome, Problem, Table};
 
@@ -31,16 +31,18 @@ pub fn read(file: &Path, text: &str, folder: &Path, docker_host: Option<&str>) -
         });
         let repositories = root.section("repos", |table| read_repositories(table, folder));
         let encryption = root.optional("encryption", |table| encryption::read(table, folder)).flatten();
+        let consul = root.optional("consul", |table| read_consul(table, folder));
         Settings {
             folder: folder.to_owned(),
             state_dir: path(root, "state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/pglife")),
-            policies: read_policies(root, folder).unwrap_or_else(|| folder.join("policies")),
+            policies: read_policies(root, folder, consul.is_some())
+                .unwrap_or_else(|| Policies::Folder(folder.join("policies"))),
             hosts,
             repositories,
             encryption,
             daemon: root.section("daemon", read_daemon),
             http: root.section("http", read_http),
-            consul: root.optional("consul", |table| read_consul(table, folder)).flatten(),
+            consul: consul.flatten(),
             notify: notify::read(root, folder),
             coverage: root.section("coverage", read_coverage),
         }
@@ -128,12 +130,19 @@ fn read_consul(table: &Table<'_>, folder: &Path) -> Option<Consul> {
     })
 }
 
-fn read_policies(root: &Table<'_>, folder: &Path) -> Option<PathBuf> {
+const POLICIES_HELP: &str = "a folder, relative to that of pglife.toml or absolute, or \"consul\"";
+
+/// A folder that is really called so is "./consul".
+fn read_policies(root: &Table<'_>, folder: &Path, has_consul: bool) -> Option<Policies> {
     let entry = root.get("policies")?;
-    if entry.text(PATH_HELP)? == "consul" {
-        entry.problem("policies from Consul are not supported by this version", "name a folder: \"policies\"");
+    if entry.text(POLICIES_HELP)? != "consul" {
+        return path_of(&entry, folder).map(Policies::Folder);
     }
-    path_of(&entry, folder)
+    if !has_consul {
+        let help = "add [consul] with an address, or name a folder (one that is called so is \"./consul\")";
+        entry.problem("policies from Consul need the section [consul]", help);
+    }
+    Some(Policies::Consul)
 }
 
 fn read_path(table: &Table<'_>, key: &str, folder: &Path) -> Option<PathBuf> {
@@ -395,7 +404,7 @@ mod tests {
     fn an_empty_file_has_defaults() {
         let settings = settings("");
         assert_eq!(settings.state_dir, Path::new("/var/lib/pglife"));
-        assert_eq!(settings.policies, Path::new("/etc/pglife/policies"));
+        assert_eq!(settings.policies, Policies::Folder(PathBuf::from("/etc/pglife/policies")));
         let socket = Endpoint::Unix(PathBuf::from(DEFAULT_SOCKET));
         let local = HostName::new("local").expect("a name");
         assert_eq!(settings.hosts, BTreeMap::from([(local, socket)]));
@@ -430,12 +439,20 @@ mod tests {
     }
 
     #[test]
-    fn what_later_versions_bring_is_refused() {
-        let told = problems("policies = 'consul'\n");
-        insta::assert_snapshot!(told, @r#"
-        pglife.toml:1:12: policies: policies from Consul are not supported by this version
-            help: name a folder: "policies"
+    fn policies_are_in_a_folder_or_in_consul() {
+        let consul = "[consul]\naddress = 'http://127.0.0.1:8500'\n";
+        assert_eq!(settings(&format!("policies = 'consul'\n{consul}")).policies, Policies::Consul);
+        let folder = settings(&format!("policies = './consul'\n{consul}")).policies;
+        assert_eq!(folder, Policies::Folder(PathBuf::from("/etc/pglife/./consul")));
+        insta::assert_snapshot!(problems("state_dir = 'x'\npolicies = 'consul'\n"), @r#"
+        pglife.toml:2:12: policies: policies from Consul need the section [consul]
+            help: add [consul] with an address, or name a folder (one that is called so is "./consul")
         "#);
+        // One that is wrong is one problem, not two.
+        insta::assert_snapshot!(problems("policies = 'consul'\n[consul]\n"), @r"
+        pglife.toml:2:1: consul.address: the address is missing
+            help: http://127.0.0.1:8500, the agent on this machine
+        ");
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl<'a> Scene<'a> {
         let (aside, _) = self.seat(&plan.kept_container, &plan.old_container_id).await?;
         let (data_aside, _) = self.seat(&plan.kept_data_container, &plan.old_data_container_id).await?;
         let old_is_there = self.engine.container(&plan.old_container_id).await.map_err(self.failed())?.is_some();
-        let text = self.control.configuration.policy_text(&plan.cluster).map_err(failed(&self.what))?;
+        let text = self.control.policy_text(&plan.cluster).await.map_err(failed(&self.what))?;
         let as_new = policy_with(&text, plan.to, plan.policy_image.as_deref());
         Ok(Observed {
             trials,
@@ -217,10 +217,10 @@ impl<'a> Scene<'a> {
             Action::MakeData => return self.make_data().await,
             Action::MakeDatabase => return self.make_database().await,
             Action::StartNew => return self.start_new().await,
-            Action::WritePolicy => return self.write_policy(plan.to, plan.policy_image.as_deref()),
+            Action::WritePolicy => return self.write_policy(plan.to, plan.policy_image.as_deref()).await,
             Action::RestorePolicy => {
                 let image = plan.policy_image.as_ref().map(|_| plan.old_image.name.as_str());
-                return self.write_policy(plan.from, image);
+                return self.write_policy(plan.from, image).await;
             }
             Action::RemoveNewDatabase => {
                 engine.stop(plan.container.as_str(), STOP_PATIENCE).await.map_err(self.failed())?;
@@ -236,10 +236,11 @@ impl<'a> Scene<'a> {
         .map_err(self.failed())
     }
 
-    fn write_policy(&self, major: crate::cluster::PgMajor, image: Option<&str>) -> Result<(), OperationError> {
-        let configuration = &self.control.configuration;
-        let text = configuration.policy_text(&self.plan.cluster).map_err(failed(&self.what))?;
-        configuration.replace_policy(&self.plan.cluster, &policy_with(&text, major, image)).map_err(failed(&self.what))
+    async fn write_policy(&self, major: crate::cluster::PgMajor, image: Option<&str>) -> Result<(), OperationError> {
+        let (control, cluster) = (self.control, &self.plan.cluster);
+        let text = control.policy_text(cluster).await.map_err(failed(&self.what))?;
+        let new = policy_with(&text, major, image);
+        control.replace_policy(cluster, &text, &new).await.map_err(failed(&self.what))
     }
 
     async fn make_data(&self) -> Result<(), OperationError> {

@@ -195,7 +195,7 @@ async fn look(
         findings.extend(rehearsed.obstacle);
     }
     findings.extend(names_taken(engine, &plan, what).await?);
-    findings.extend(policy_stays_readable(control, policy, &plan)?);
+    findings.extend(policy_stays_readable(control, policy, &plan).await?);
     findings.sort_by_key(|finding| finding.severity);
     Ok(Prepared {
         plan,
@@ -229,13 +229,13 @@ async fn names_taken(engine: &Engine, plan: &UpgradePlan, what: &str) -> Result<
 }
 
 /// The policy is changed at the end; that it can be is known at the beginning.
-fn policy_stays_readable(
+async fn policy_stays_readable(
     control: &ControlPlane,
     policy: &Policy,
     plan: &UpgradePlan,
 ) -> Result<Vec<Finding>, OperationError> {
     let configuration = &control.configuration;
-    let text = configuration.policy_text(&policy.name).map_err(failed("the policy cannot be read"))?;
+    let text = control.policy_text(&policy.name).await.map_err(failed("the policy cannot be read"))?;
     let changed = carried::policy_with(&text, plan.to, plan.policy_image.as_deref());
     let fits = configuration.check_policy(&policy.name, &changed).is_ok_and(|changed| {
         let Layout::Managed(layout) = &changed.layout else { return false };
@@ -247,7 +247,7 @@ fn policy_stays_readable(
     Ok(vec![Finding::blocks(
         format!(
             "pglife cannot write `major` and `image` into {} by itself",
-            configuration.policy_path(&policy.name).display()
+            configuration.policy_place(&policy.name).display()
         ),
         format!(
             "write them in the section [cluster], one a line; an image other than pglife/postgres:{} needs --image",

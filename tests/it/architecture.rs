@@ -5,12 +5,13 @@ use std::path::Path;
 use crate::house::files_below;
 
 /// The rooms, from the vocabulary down to the command line.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["causes", "cluster", "encryption", "environment", "exit", "sql"],
     &["backup_set", "document", "facts"],
     &["policy", "settings"],
     &["configuration"],
     &["storage", "docker", "postgres", "state", "consul", "notify"],
+    &["kv"],
     &["pipeline"],
     &["worker"],
     &["control"],

@@ -79,6 +79,11 @@ impl Consul {
         consul
     }
 
+    /// Starts a forgetful one again that was removed, at the same port.
+    pub fn restart(&self, house: &House) {
+        self.run(house, "");
+    }
+
     /// An agent that refuses whoever has no token.
     pub fn strict(house: &House) -> Self {
         let consul = Self { container: house.name("consul"), port: free_port(), token: Some(ROOT) };
@@ -152,7 +157,8 @@ impl Consul {
         self.checks("pglife-backup").get(check).is_some_and(|(found, _)| found == status)
     }
 
-    fn settings(&self) -> String {
+    /// What `pglife.toml` says of it.
+    pub fn settings(&self) -> String {
         format!("\n[consul]\naddress = \"http://127.0.0.1:{}\"\n", self.port)
     }
 }

@@ -47,6 +47,7 @@ pages! {
     consul => "docs/consul.md",
     dependents => "docs/dependents.md",
     environments => "docs/environment.md",
+    policies_in_consul => "docs/kv.md",
     hosts => "docs/hosts.md",
     notifications => "docs/notifications.md",
     drills => "docs/drill.md",

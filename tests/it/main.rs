@@ -35,6 +35,7 @@ mod hosts;
 mod house;
 mod images;
 mod job;
+mod kv_configuration;
 mod notify;
 mod parts;
 mod recovery;

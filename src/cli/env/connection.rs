@@ -15,11 +15,12 @@ pub(super) fn open(context: &Context) -> Result<Consul, Failure> {
     {
         return Ok(Consul::new(&settings).map_err(failed(what))?.with_token(token));
     }
-    let configuration = context.configuration().map_err(|failure| failure.context(what).next(NEXT))?;
-    let Some(settings) = &configuration.settings.consul else {
+    let opened = context.settings().map_err(|failure| failure.context(what).next(NEXT))?;
+    let settings = opened.settings().map_err(|error| Failure::from(error).context(what).next(NEXT))?;
+    let Some(settings) = &settings.consul else {
         return Err(Failure::message(
             Exit::Usage,
-            format!("{what}: there is no [consul] in {}", configuration.file.display()),
+            format!("{what}: there is no [consul] in {}", opened.file().display()),
         )
         .next(NEXT));
     };

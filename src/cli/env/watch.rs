@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::str::FromStr;
-use std::time::Duration as StdDuration;
 
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
@@ -49,11 +48,6 @@ impl FromStr for OnChange {
     }
 }
 
-/// How soon Consul is asked again after it did not answer, and how late at most.
-const AGAIN: [StdDuration; 2] = [StdDuration::from_secs(1), StdDuration::from_secs(30)];
-/// Whoever changes one variable may be about to change others.
-const MORE_TO_COME: StdDuration = StdDuration::from_secs(1);
-
 /// The command and its variables.
 pub(super) struct Watched<'a> {
     pub(super) variables: &'a Variables,
@@ -79,7 +73,7 @@ impl Watched<'_> {
                     return with_code_of(&ended, context);
                 }
                 _ = hangup.recv() => { tell(&child, Signal::HUP); continue; }
-                change = self.next(&mut index) => change,
+                change = self.variables.next(&mut index) => change.set,
             };
             // Without what there was at the start there is nothing to compare with.
             if change == set && known {
@@ -109,33 +103,6 @@ impl Watched<'_> {
         let mut command = Command::new(program);
         command.args(&self.command[1..]).envs(as_environment(set));
         command.spawn().map_err(|error| not_started(program, error, context))
-    }
-
-    /// The variables after the next change. Consul's death does the command no harm: it is asked again.
-    async fn next(&self, index: &mut Option<u64>) -> Set {
-        let mut pause = AGAIN[0];
-        loop {
-            match self.variables.read(*index).await {
-                Ok((merged, now)) if index.is_none() => {
-                    *index = Some(now);
-                    return merged.set;
-                }
-                Ok((merged, now)) if *index != Some(now) => {
-                    tokio::time::sleep(MORE_TO_COME).await;
-                    // As it is by now. The moment counts from here on only: this may be cut before.
-                    let (merged, now) = self.variables.read(None).await.unwrap_or((merged, now));
-                    *index = Some(now);
-                    return merged.set;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!("{error}; the command goes on, and it is asked again");
-                    *index = None;
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(AGAIN[1]);
-                }
-            }
-        }
     }
 
     async fn stop(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
