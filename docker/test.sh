@@ -294,7 +294,8 @@ test_consul() {
 test_chromium() {
     local driver
     driver=$(docker run -d "${labels[@]}" "$image" --port=4444 --allowed-ips=)
-    check "the driver is ready" until_true 20 eval 'contains "$(curl -s "http://$(address "$driver"):4444/status")" "\"ready\":true"'
+    ready() { curl -s "http://$(address "$driver"):4444/status" | grep -q '"ready":true'; }
+    check "the driver is ready" until_true 20 ready
 }
 
 test_seaweedfs() {

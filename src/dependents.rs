@@ -16,6 +16,7 @@ pub mod decide;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cluster::ClusterName;
@@ -53,7 +54,7 @@ pub struct Follower {
 }
 
 /// A container that depends on a cluster, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Dependent {
     /// Its place: low ones come back first, and go down last.
     pub order: i64,

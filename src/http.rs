@@ -7,6 +7,7 @@
 //! | `/clusters/<cluster>` | the page of a cluster | 200, 404 |
 //! | `/api/v1/status` | the board as JSON | 200 |
 //! | `/api/v1/clusters/<cluster>` | a cluster with its history, as JSON | 200, 404 |
+//! | `/api/v1/openapi.json` | what these answer ([`openapi`]) | 200 |
 //! | `/v1/clusters/<cluster>/freshness` | for load balancers and uptime monitors | 200, 429 (a warning), 503, 404 |
 //! | `/metrics` | for Prometheus ([`metrics`]) | 200 |
 //! | `/healthz` | does the daemon's wheel turn | 200, 503 |
@@ -15,6 +16,7 @@
 //! Whoever connects costs little: so many connections at a time, a limit for sending a request's head, no bodies.
 
 mod metrics;
+mod openapi;
 mod page;
 
 use std::convert::Infallible;
@@ -32,6 +34,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -41,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 use crate::policy::freshness::Level;
 use crate::status::board::{Board, Snapshot};
 use crate::status::verdicts;
+
+use openapi::{Answer, ClusterAnswer, Freshness, Problem};
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;
@@ -106,6 +111,7 @@ fn router(board: Arc<Board>) -> Router {
         .route("/clusters/{cluster}", get(show_cluster))
         .route("/api/v1/status", get(status))
         .route("/api/v1/clusters/{cluster}", get(cluster))
+        .route("/api/v1/openapi.json", get(description))
         .route("/v1/clusters/{cluster}/freshness", get(freshness))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(health))
@@ -139,8 +145,8 @@ fn typed(kind: &'static str, text: String) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response {
-    let text = format!("{value}\n");
+fn json_answer(status: StatusCode, value: &impl Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("only text keys") + "\n";
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
@@ -179,7 +185,7 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
     for cluster in &mut snapshot.clusters {
         *cluster = cluster.at(now);
     }
-    json_answer(StatusCode::OK, &json!({ "apiVersion": "pglife/v1", "kind": "DaemonStatus", "items": [snapshot] }))
+    json_answer(StatusCode::OK, &Answer::of("DaemonStatus", snapshot))
 }
 
 async fn cluster(State(board): State<Arc<Board>>, Path(name): Path<String>) -> Response {
@@ -187,13 +193,14 @@ async fn cluster(State(board): State<Arc<Board>>, Path(name): Path<String>) -> R
     let Some(cluster) = snapshot.clusters.iter().find(|cluster| cluster.cluster.as_str() == name) else {
         return unknown_cluster(&snapshot);
     };
-    let item = json!({
-        "status": cluster.at(Timestamp::now()),
-        "checks": verdicts(&cluster.at(Timestamp::now())),
-        "running": snapshot.running.iter().filter(|run| run.cluster == cluster.cluster).collect::<Vec<_>>(),
-        "history": *cluster.history,
-    });
-    json_answer(StatusCode::OK, &json!({ "apiVersion": "pglife/v1", "kind": "ClusterStatus", "items": [item] }))
+    let status = cluster.at(Timestamp::now());
+    let item = ClusterAnswer {
+        checks: verdicts(&status),
+        running: snapshot.running.iter().filter(|run| run.cluster == status.cluster).cloned().collect(),
+        history: (*status.history).clone(),
+        status,
+    };
+    json_answer(StatusCode::OK, &Answer::of("ClusterStatus", item))
 }
 
 /// A cluster that was asked for and is not there, or not looked at yet.
@@ -202,7 +209,11 @@ fn unknown_cluster(snapshot: &Snapshot) -> Response {
         None => (StatusCode::SERVICE_UNAVAILABLE, "the daemon has not looked yet"),
         Some(_) => (StatusCode::NOT_FOUND, "there is no such cluster"),
     };
-    json_answer(status, &json!({ "error": why }))
+    json_answer(status, &Problem { error: why })
+}
+
+async fn description() -> Response {
+    json_answer(StatusCode::OK, &openapi::document())
 }
 
 async fn freshness(State(board): State<Arc<Board>>, Path(name): Path<String>) -> Response {
@@ -217,7 +228,7 @@ async fn freshness(State(board): State<Arc<Board>>, Path(name): Path<String>) ->
         Level::Warn => StatusCode::TOO_MANY_REQUESTS,
         Level::Critical => StatusCode::SERVICE_UNAVAILABLE,
     };
-    json_answer(status, &json!({ "cluster": cluster.cluster, "level": worst, "checks": verdicts }))
+    json_answer(status, &Freshness { cluster: cluster.cluster.clone(), level: worst, checks: verdicts })
 }
 
 async fn health(State(board): State<Arc<Board>>) -> Response {

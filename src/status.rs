@@ -11,6 +11,7 @@ mod verdict;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::backup_set::Kind;
@@ -31,7 +32,7 @@ pub use proof::{Disproven, ProofStatus, Proven};
 pub use verdict::{Check, Verdict, of_servers, verdicts};
 
 /// How one cluster is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ClusterStatus {
     /// The cluster.
     pub cluster: ClusterName,
@@ -89,7 +90,7 @@ impl ClusterStatus {
 }
 
 /// How the backups of one kind are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KindStatus {
     /// The newest committed set.
     pub last_backup: Option<LastBackup>,
@@ -118,7 +119,7 @@ pub struct KindStatus {
 }
 
 /// The ages at which a backup becomes worrying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LimitsStatus {
     /// Worth a warning.
     pub warn_seconds: u64,
@@ -138,7 +139,7 @@ impl LimitsStatus {
 }
 
 /// How one run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RunStatus {
     /// When it began.
     pub at: Timestamp,
@@ -149,7 +150,7 @@ pub struct RunStatus {
 }
 
 /// How a repository of a cluster is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RepositoryStatus {
     /// Its name.
     pub name: RepoName,
@@ -162,7 +163,7 @@ pub struct RepositoryStatus {
 }
 
 /// The newest committed set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LastBackup {
     /// Its id.
     pub set: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::certificate::{Certificate, Verdict};
@@ -13,7 +14,7 @@ use crate::cluster::Lineage;
 const MEASUREMENTS: usize = 5;
 
 /// How long a restore of one kind of backup takes: the recovery time that is to be reckoned with (RTO).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RecoveryTime {
     /// The kind of backup.
     pub kind: Kind,

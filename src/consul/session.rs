@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -45,7 +47,7 @@ impl Pair {
 
     /// What is in it.
     pub fn bytes(&self) -> Vec<u8> {
-        self.value.as_deref().and_then(decoded).unwrap_or_default()
+        self.value.as_deref().and_then(|value| STANDARD.decode(value).ok()).unwrap_or_default()
     }
 
     /// What is in it, as text.
@@ -147,7 +149,7 @@ impl Consul {
         let action = format!("write {key}");
         let body = json!([
             { "KV": { "Verb": "check-session", "Key": self.key("leader"), "Session": session.0 } },
-            { "KV": { "Verb": "set", "Key": key, "Value": in_base64(value.as_bytes()) } },
+            { "KV": { "Verb": "set", "Key": key, "Value": STANDARD.encode(value) } },
         ]);
         let body = serde_json::to_vec(&body).expect("texts");
         let answer = self.ask(Method::PUT, "/v1/txn", Some(body), &action).await?;
@@ -155,59 +157,5 @@ impl Consul {
             return Ok(false);
         }
         self.good(answer, &action).map(|_| true)
-    }
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// RFC 4648, section 4.
-pub(super) fn in_base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().chain([0, 0].iter()).take(3).fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
-        for place in 0..4 {
-            let index = usize::try_from(group >> (18 - 6 * place) & 63).expect("below 64");
-            text.push(if place <= chunk.len() { char::from(ALPHABET[index]) } else { '=' });
-        }
-    }
-    text
-}
-
-fn decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    for chunk in text.trim_end_matches('=').as_bytes().chunks(4) {
-        let mut group = 0_u32;
-        for letter in chunk {
-            let value = ALPHABET.iter().position(|known| known == letter)?;
-            group = group << 6 | u32::try_from(value).ok()?;
-        }
-        group <<= 6 * (4 - chunk.len());
-        bytes.extend(group.to_be_bytes()[1..].iter().take(chunk.len() * 6 / 8));
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_standard() {
-        for (plain, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
-        {
-            assert_eq!(in_base64(plain.as_bytes()), text);
-            assert_eq!(decoded(text).expect("base64"), plain.as_bytes());
-        }
-        assert_eq!(decoded("!!"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn base64_comes_back(bytes: Vec<u8>) {
-            prop_assert_eq!(decoded(&in_base64(&bytes)).expect("base64"), bytes);
-        }
     }
 }

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::session::{Pair, in_base64};
+use super::session::Pair;
 use super::{Consul, ConsulError, PATIENCE, encoded, words};
 
 /// How long Consul keeps a question that nothing has an answer to yet. It adds a sixteenth.
@@ -60,7 +62,7 @@ impl Change {
     fn as_operation(&self) -> serde_json::Value {
         match &self.value {
             Some(value) => {
-                json!({ "KV": { "Verb": "cas", "Key": self.key, "Index": self.index, "Value": in_base64(value) } })
+                json!({ "KV": { "Verb": "cas", "Key": self.key, "Index": self.index, "Value": STANDARD.encode(value) } })
             }
             None => json!({ "KV": { "Verb": "delete-cas", "Key": self.key, "Index": self.index } }),
         }

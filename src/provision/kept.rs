@@ -1,13 +1,14 @@
 //! Servers of drills that stay for a while.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::docker::{DockerError, Engine, label};
 use crate::policy::Policy;
 
 /// A server of an earlier drill, as its labels tell of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct StillKept {
     /// Its container.
     pub container: String,

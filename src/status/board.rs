@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{ClusterStatus, UncoveredServer};
 use crate::cluster::{ClusterName, HostName};
 
 /// Whether this daemon starts scheduled runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// There is no Consul, or it does not answer: it does, on its own judgement.
@@ -22,7 +23,7 @@ pub enum Role {
 }
 
 /// A run that goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Running {
     /// The cluster.
     pub cluster: ClusterName,
@@ -41,7 +42,7 @@ pub struct Running {
 }
 
 /// What the daemon knows.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Snapshot {
     /// The daemon's name among others.
     pub instance: String,

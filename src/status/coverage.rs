@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cluster::{ClusterName, DatabaseName, HostName};
@@ -11,7 +12,7 @@ use crate::policy::Policy;
 use crate::state::SeenDatabases;
 
 /// What is known of a cluster's databases.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CoverageStatus {
     /// When a backup run last looked which databases there are.
     pub seen_at: Timestamp,
@@ -27,7 +28,7 @@ pub(super) fn of_cluster(policy: &Policy, seen: &SeenDatabases) -> CoverageStatu
 }
 
 /// A PostgreSQL server that no policy covers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UncoveredServer {
     /// Its Docker host.
     pub host: HostName,

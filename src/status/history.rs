@@ -1,6 +1,7 @@
 //! What a cluster has behind it: its backups and what drills found of them, its runs, its last upgrade. Pure.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Findings, how_it_ended, proof, said};
@@ -14,7 +15,7 @@ use crate::state::{Operation, RunRecord};
 const SETS: usize = 400;
 
 /// What a cluster has behind it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct History {
     /// Committed sets, oldest first.
     pub sets: Vec<PastSet>,
@@ -25,7 +26,7 @@ pub struct History {
 }
 
 /// A committed set.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PastSet {
     /// Its id.
     pub set: String,
@@ -44,7 +45,7 @@ pub struct PastSet {
 }
 
 /// The last drill of a set, as its certificate tells.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PastDrill {
     /// `proven` or `bad`.
     pub verdict: Verdict,
@@ -57,7 +58,7 @@ pub struct PastDrill {
 }
 
 /// A run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PastRun {
     /// What it did.
     pub operation: Operation,
@@ -72,7 +73,7 @@ pub struct PastRun {
 }
 
 /// The last upgrade, as the journal has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PastUpgrade {
     /// It must still be carried to an end.
     pub is_open: bool,

@@ -95,7 +95,9 @@ pub async fn look(
             dependents: dependents.map(dependents::act::Look::listed),
             upgrade: upgrade.map_err(failed("the journal of upgrades cannot be read"))?,
         };
-        rows.push(of_cluster(policy, &findings, now));
+        let mut row = of_cluster(policy, &findings, now);
+        row.problems.extend(unreadable);
+        rows.push(row);
     }
     Ok(rows)
 }

@@ -1,6 +1,7 @@
 //! How far the backups of a cluster are proven, what drills came to, and how long a restore takes. Pure.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Findings, LimitsStatus, RunStatus, said};
@@ -12,7 +13,7 @@ use crate::policy::freshness::{self, Freshness, Level};
 use crate::state::{Operation, RunRecord};
 
 /// How far the backups are proven.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct ProofStatus {
     /// The newest backup that a drill has proven.
     pub last_proven: Option<Proven>,
@@ -39,7 +40,7 @@ pub struct ProofStatus {
 }
 
 /// A backup that a drill has proven.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Proven {
     /// Its id.
     pub set: String,
@@ -52,7 +53,7 @@ pub struct Proven {
 }
 
 /// A backup that a drill found bad.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Disproven {
     /// Its id.
     pub set: String,

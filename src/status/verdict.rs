@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::proof::nothing_proven;
@@ -44,9 +45,10 @@ impl Serialize for Check {
 }
 
 /// What is to be said about one of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Verdict {
     /// What was looked at.
+    #[schemars(with = "String")]
     pub check: Check,
     /// How bad it is.
     pub level: Level,
