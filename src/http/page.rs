@@ -22,6 +22,24 @@ fn concat(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().concat()
 }
 
+/// A part of a page with a heading; `content` is HTML already.
+fn section(id: &str, title: &str, content: &str) -> String {
+    format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{content}</section>\n")
+}
+
+/// A table; every cell is HTML already.
+fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let head = concat(heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")));
+    let rows = rows.map(|cells| {
+        let mut cells = cells.iter().zip(heads);
+        let first = cells.next().map_or_else(String::new, |(cell, _)| format!("<th scope=\"row\">{cell}</th>"));
+        let rest = concat(cells.map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>")));
+        format!("<tr>{first}{rest}</tr>\n")
+    });
+    let rows = concat(rows);
+    format!("<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n")
+}
+
 /// Text as HTML shows it, in an element or an attribute.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -57,16 +75,15 @@ pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
     );
     let mut body = String::new();
     if !snapshot.flags.is_empty() {
-        body.push_str(
-            "<section aria-labelledby=\"flags\">\n<h2 id=\"flags\">The daemon itself</h2>\n<ul class=\"flags\">\n",
-        );
-        for (subject, text) in &snapshot.flags {
-            body.push_str(&format!("<li><strong>{}</strong>: {}</li>\n", escaped(subject), escaped(text)));
-        }
-        body.push_str("</ul>\n</section>\n");
+        let flags = snapshot
+            .flags
+            .iter()
+            .map(|(subject, text)| format!("<li><strong>{}</strong>: {}</li>\n", escaped(subject), escaped(text)));
+        let list = format!("<ul class=\"flags\">\n{}</ul>\n", concat(flags));
+        body.push_str(&section("flags", "The daemon itself", &list));
     }
     body.push_str(&running(snapshot, now));
-    body.push_str(&table(&clusters, now));
+    body.push_str(&overview(&clusters, now));
     body.push_str(&reasons(&clusters, snapshot.uncovered.as_deref().unwrap_or_default()));
     let refresh = if snapshot.running.is_empty() { 10 } else { 5 };
     document(snapshot, worst.map_or("starting", Level::as_str), &heading, refresh, &body)
@@ -128,10 +145,7 @@ fn running(snapshot: &Snapshot, now: Timestamp) -> String {
             progress(run),
         )
     });
-    let rows = concat(rows);
-    format!(
-        "<section aria-labelledby=\"running\">\n<h2 id=\"running\">Running now</h2>\n<ul>\n{rows}</ul>\n</section>\n"
-    )
+    section("running", "Running now", &format!("<ul>\n{}</ul>\n", concat(rows)))
 }
 
 fn progress(run: &Running) -> String {
@@ -146,7 +160,7 @@ fn progress(run: &Running) -> String {
     }
 }
 
-fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
+fn overview(clusters: &[ClusterStatus], now: Timestamp) -> String {
     if clusters.is_empty() {
         return String::new();
     }
@@ -162,7 +176,6 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
         "Repositories",
         "Dependents",
     ];
-    let head = concat(heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")));
     let rows = clusters.iter().map(|cluster| {
         let level = level(cluster).as_str();
         let scheduled = [cluster.dump.next_run_at, cluster.volume.next_run_at, cluster.proof.next_run_at];
@@ -170,7 +183,9 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
         let failures = cluster.dump.failures_since_success
             + cluster.volume.failures_since_success
             + cluster.proof.failures_since_success;
-        let cells = [
+        let name = escaped(cluster.cluster.as_str());
+        vec![
+            format!("<a href=\"/clusters/{name}\">{name}</a>"),
             format!("<span class=\"badge {level}\">{level}</span>"),
             server(cluster, now),
             last(&cluster.dump, now),
@@ -180,17 +195,9 @@ fn table(clusters: &[ClusterStatus], now: Timestamp) -> String {
             failures.to_string(),
             repositories(cluster),
             dependents(cluster),
-        ];
-        let cells = cells.iter().zip(&heads[1..]);
-        let cells = concat(cells.map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>")));
-        let name = escaped(cluster.cluster.as_str());
-        format!("<tr><th scope=\"row\"><a href=\"/clusters/{name}\">{name}</a></th>{cells}</tr>\n")
+        ]
     });
-    let rows = concat(rows);
-    format!(
-        "<section aria-labelledby=\"clusters\">\n<h2 id=\"clusters\">Clusters</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n\
-         <tbody>\n{rows}</tbody>\n</table>\n</section>\n"
-    )
+    section("clusters", "Clusters", &table(&heads, rows))
 }
 
 fn last(kind: &KindStatus, now: Timestamp) -> String {
@@ -278,9 +285,7 @@ fn reasons(clusters: &[ClusterStatus], uncovered: &[UncoveredServer]) -> String 
     if items.is_empty() {
         return String::new();
     }
-    format!(
-        "<section aria-labelledby=\"reasons\">\n<h2 id=\"reasons\">What is wrong</h2>\n<ul>\n{items}</ul>\n</section>\n"
-    )
+    section("reasons", "What is wrong", &format!("<ul>\n{items}</ul>\n"))
 }
 
 fn moment(at: Timestamp) -> String {

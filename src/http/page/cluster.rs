@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::chart::{Series, chart};
-use super::{bytes, concat, document, escaped, length, level, moment, running, server};
+use super::{bytes, concat, document, escaped, length, level, moment, running, section, server, table};
 use crate::backup_set::Kind;
 use crate::cluster::RepoName;
 use crate::state::Operation;
@@ -38,23 +38,6 @@ pub(in crate::http) fn cluster_page(snapshot: &Snapshot, name: &str, now: Timest
         server(&cluster, now),
     );
     Some(document(snapshot, &title, &heading, refresh, &body.concat()))
-}
-
-fn section(id: &str, title: &str, content: &str) -> String {
-    format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{content}</section>\n")
-}
-
-/// A table; every cell is HTML already.
-fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let head = concat(heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")));
-    let rows = rows.map(|cells| {
-        let mut cells = cells.iter().zip(heads);
-        let first = cells.next().map_or_else(String::new, |(cell, _)| format!("<th scope=\"row\">{cell}</th>"));
-        let rest = concat(cells.map(|(cell, head)| format!("<td data-head=\"{head}\">{cell}</td>")));
-        format!("<tr>{first}{rest}</tr>\n")
-    });
-    let rows = concat(rows);
-    format!("<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n")
 }
 
 fn checks(cluster: &ClusterStatus) -> String {
