@@ -66,6 +66,8 @@ const LOOK: Duration = Duration::from_secs(30);
 const FILES: Duration = Duration::from_secs(10);
 /// How often it is looked whether an upgrade was cut, or its old server is to go.
 const UPGRADES: Duration = Duration::from_secs(10);
+/// How long a cluster that somebody worked on is left alone.
+const UPGRADES_GRACE: Duration = Duration::from_secs(20);
 /// What could not be done about an upgrade is tried again after so long, and what was refused after so much longer.
 const UPGRADES_AGAIN: Duration = Duration::from_secs(600);
 const UPGRADES_REFUSED: Duration = Duration::from_secs(6 * 3600);
@@ -343,8 +345,14 @@ impl Daemon {
     fn see_to_upgrades(&mut self, now: Timestamp) {
         let control = Arc::clone(&self.control);
         for policy in control.configuration.policies.values() {
-            let is_later = self.upgrades_later.get(&policy.name).is_some_and(|later| Instant::now() < *later);
-            if is_later || control.state.is_busy(&policy.name) {
+            let now_here = Instant::now();
+            if control.state.is_busy(&policy.name) {
+                // Whoever works on it, or resumes what was cut, is not raced.
+                let later = self.upgrades_later.entry(policy.name.clone()).or_insert(now_here);
+                *later = (*later).max(now_here + UPGRADES_GRACE);
+                continue;
+            }
+            if self.upgrades_later.get(&policy.name).is_some_and(|later| now_here < *later) {
                 continue;
             }
             let is_overdue = match upgrade::last(&control, &policy.name) {
