@@ -55,6 +55,14 @@ database_container() { local data=$1; shift; docker run -d "${labels[@]}" --volu
 # in_volumes DATA COMMAND...: in a throwaway busybox that has the same volumes.
 in_volumes() { local data=$1; shift; docker run --rm -i "${labels[@]}" --volumes-from "$data" pglife/data "$@"; }
 ready() { docker exec "$1" pglife-health; }
+# served DB: it answers, at the latest after two minutes; if not, what is known of it.
+served() {
+    until_true 120 ready "$1" && return
+    docker inspect -f 'status {{.State.Status}}, exit code {{.State.ExitCode}}, {{.RestartCount}} restarts' "$1"
+    ready "$1" || true
+    docker logs --tail 10 "$1" 2>&1
+    return 1
+}
 sql() { local db=$1; shift; docker exec -i "$db" psql -X -At -U postgres "$@"; }
 exit_code() { docker inspect -f '{{.State.ExitCode}}' "$1"; }
 stopped() { is "$(docker inspect -f '{{.State.Running}}' "$1")" false; }
@@ -86,7 +94,7 @@ test_life() { # one cluster's life: secrets by file, statements logged by the us
     printf '%s\n' "log_statement = 'all'" "log_min_duration_statement = 0" "work_mem = '5MB'" "debug_print_parse = on" |
         in_volumes "$data" sh -c 'cat >/config/10-user.conf; echo "work_mem = 6MB" >/config/20-user.conf'
     db=$(database_container "$data" -v "$work/initdb.d:/docker-entrypoint-initdb.d:ro" "$image")
-    check "a fresh volume is initialised and served" until_true 60 ready "$db"
+    check "a fresh volume is initialised and served" served "$db"
     check "the log says 'ready to accept connections' once" \
         is "$(logs "$db" | grep -c 'ready to accept connections')" 1
     check "the admin logs in over TCP, name, password and database with quotes, spaces, backslashes" \
@@ -139,7 +147,7 @@ test_life() { # one cluster's life: secrets by file, statements logged by the us
     check "… and initialises nothing" is "$(logs "$db" | grep -c initialising)" 1
     docker kill -s KILL "$db" >/dev/null
     docker start "$db" >/dev/null
-    check "after kill -9 it recovers and starts" eval 'until_true 60 ready "$db" && is "$(sql "$db" -d "$database" -c "select n from kept")" 42'
+    check "after kill -9 it recovers and starts" eval 'served "$db" && is "$(sql "$db" -d "$database" -c "select n from kept")" 42'
 
     docker inspect "$db" >"$work/leak-inspect"
     logs "$db" >"$work/leak-logs"
@@ -156,7 +164,7 @@ test_environment() { # secrets by variable; another bootstrap role; the user's o
     data=$(new_data)
     db=$(database_container "$data" -e POSTGRES_USER=boss -e ADMIN_USER=ann -e ADMIN_PASS="$password" \
         -e POSTGRES_INITDB_ARGS='--locale=de_DE.UTF-8 --wal-segsize=4' "$image" -c work_mem=9MB)
-    check "secrets by variable: starts" until_true 60 ready "$db"
+    check "secrets by variable: starts" served "$db"
     check "arguments reach the server" is "$(docker exec "$db" psql -X -At -U boss -d postgres -c 'show work_mem' 2>&1)" 9MB
     check "only the bootstrap role that was asked for exists" \
         is "$(docker exec "$db" psql -X -At -U boss -d postgres -c "select string_agg(rolname, ',' order by rolname) from pg_roles where rolname !~ '^pg_'")" ann,boss
@@ -237,7 +245,7 @@ test_interruption() {
         fi
     done
     db=$(database_container "$data" "$image")
-    check "after that it starts, complete" eval 'until_true 60 ready "$db" && is "$(tcp "$db" ann x ann "select 1" 2>&1)" 1'
+    check "after that it starts, complete" eval 'served "$db" && is "$(tcp "$db" ann x ann "select 1" 2>&1)" 1'
     check "no leftover" is "$(in_volumes "$data" ls -A /data | tr '\n' ' ')" "$major run "
     docker rm -fv "$db" >/dev/null
 
@@ -263,7 +271,7 @@ test_interruption() {
 test_full_log() {
     local db
     db=$(docker run -d "${labels[@]}" --tmpfs /log:size=64k -v /data "$image")
-    until_true 60 ready "$db"
+    served "$db"
     sql "$db" -c "do \$\$ begin for i in 1..2000 loop raise log 'noise % %', i, repeat('x', 100); end loop; end \$\$" >/dev/null
     check "a full /log stops nothing" is "$(sql "$db" -c 'select 1')" 1
     check "… and standard error has every line" eval 'until_true 5 eval "logs $db | grep -q \"noise 2000\"" && is "$(logs "$db" | grep -c "LOG:  noise")" 2000'
@@ -362,13 +370,13 @@ test_compose() {
     echo ann | in_volumes "$run-data" sh -c 'cat >/secret/adminuser'
     echo "$password" | in_volumes "$run-data" sh -c 'cat >/secret/adminpass'
     check "up" "${compose[@]}" up -d
-    check "the server answers" until_true 60 ready "$run-db"
+    check "the server answers" served "$run-db"
     sql "$run-db" -d ann -c 'create table kept as select 42 as n' >/dev/null || true
     check "labels" is "$(docker inspect -f '{{index .Config.Labels "pglife.cluster"}} {{index .Config.Labels "pglife.role"}}' "$run-db")" "$run database"
     check "the port is published" contains "$(docker port "$run-db" 5432)" 127.0.0.1
     check "down" "${compose[@]}" down
     check "up again" "${compose[@]}" up -d
-    check "… with the same data" eval 'until_true 60 ready "$run-db" && is "$(sql "$run-db" -d ann -c "select n from kept")" 42'
+    check "… with the same data" eval 'served "$run-db" && is "$(sql "$run-db" -d ann -c "select n from kept")" 42'
     "${compose[@]}" down -v >/dev/null 2>&1
 }
 

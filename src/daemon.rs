@@ -22,14 +22,17 @@ mod jobs;
 mod keeper;
 mod kv;
 mod lease;
+mod policies;
+mod runs;
 mod ticker;
+mod upgrades;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
@@ -40,37 +43,31 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterName, HostName};
-use crate::configuration::{self, Configuration, ConfigurationError};
+use crate::configuration::Configuration;
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::exit::Exit;
 use crate::http;
-use crate::kv::{Loaded, OnInvalid, Source, as_read, folder as folder_of_policies, keep, load};
-use crate::policy::{Policy, Task};
-use crate::settings::{self, Policies, WhenAway};
-use crate::state::{Fired, FiredSlots, Operation, State};
-use crate::status::board::{Board, Role, Running};
+use crate::kv::{Loaded, OnInvalid, Source, load};
+use crate::policy::Task;
+use crate::settings::WhenAway;
+use crate::state::FiredSlots;
+use crate::status::board::{Board, Role};
 use crate::status::{ClusterStatus, UncoveredServer, look, uncovered_servers};
-use crate::upgrade;
 
-use admission::{Claim, ClaimKind, Limits, admit};
-use agenda::{Step, decide, entries, remembered};
+use admission::Claim;
+use agenda::entries;
 use announce::Announcer;
-use jobs::{Ended, Job};
-use keeper::{Fence, Keeper, News, merge, share};
-use kv::{Known, Staleness};
+use jobs::Ended;
+use keeper::{Fence, Keeper, News, merge};
+use kv::Known;
+use policies::{Fingerprint, fingerprint};
 use ticker::Ticker;
+use upgrades::Patience;
 
 /// How often the clusters are looked at, besides after every run.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often the configuration's files are looked at.
 const FILES: Duration = Duration::from_secs(10);
-/// How often it is looked whether an upgrade was cut, or its old server is to go.
-const UPGRADES: Duration = Duration::from_secs(10);
-/// How long a cluster that somebody worked on is left alone.
-const UPGRADES_GRACE: Duration = Duration::from_secs(20);
-/// What could not be done about an upgrade is tried again after so long, and what was refused after so much longer.
-const UPGRADES_AGAIN: Duration = Duration::from_secs(600);
-const UPGRADES_REFUSED: Duration = Duration::from_secs(6 * 3600);
 /// How long runs may take to clean up once they were asked to end.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
@@ -148,8 +145,7 @@ pub async fn run(
         jobs: JoinSet::new(),
         looks: JoinSet::new(),
         looked: None,
-        upgrades: None,
-        upgrades_later: BTreeMap::new(),
+        upgrades: Patience::default(),
         filed: Instant::now(),
     };
     let at = http.map_or_else(|| "no HTTP".to_owned(), |address| format!("http://{address}/"));
@@ -259,9 +255,7 @@ struct Daemon {
     jobs: JoinSet<Ended>,
     looks: JoinSet<Result<Looked, OperationError>>,
     looked: Option<Instant>,
-    /// When upgrades were looked at last, and those that are left alone until later.
-    upgrades: Option<Instant>,
-    upgrades_later: BTreeMap<ClusterName, Instant>,
+    upgrades: Patience,
     filed: Instant,
     fingerprint: Fingerprint,
     /// The policies in Consul, as far as they are known.
@@ -282,132 +276,13 @@ impl Daemon {
         if self.board.read().role != Role::Standby {
             self.start_due(now).await;
         }
-        // The journal is on this machine: nobody else can do it, whoever leads.
-        if self.upgrades.is_none_or(|seen| seen.elapsed() >= UPGRADES) {
-            self.upgrades = Some(Instant::now());
-            self.see_to_upgrades(now);
-        }
+        self.see_to_upgrades(now);
         if self.looks.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.look();
         }
         if sd_notify::watchdog_enabled().is_some() {
             tell(&[NotifyState::Watchdog]);
         }
-    }
-
-    /// Starts what is due and has room.
-    async fn start_due(&mut self, now: Timestamp) {
-        let control = Arc::clone(&self.control);
-        let daemon = &control.configuration.settings.daemon;
-        let limits = Limits { per_host: daemon.runs_per_host, per_repository: daemon.runs_per_repository };
-        for policy in control.configuration.policies.values() {
-            for entry in entries(policy) {
-                let step = decide(&entry, &self.fired, now);
-                let Some(remember) = remembered(&entry, step, now) else { continue };
-                let claim = claim(&entry);
-                if let Step::Start(_) = step {
-                    let running: Vec<Claim> = self.claims.values().cloned().collect();
-                    if let Err(refusal) = admit(&running, &claim, limits) {
-                        tracing::debug!(cluster = %policy.name, task = %entry.task, "waits: {refusal}");
-                        continue;
-                    }
-                    if control.state.is_busy(&claim.cluster) {
-                        tracing::debug!(cluster = %policy.name, task = %entry.task, "waits: a command works on it");
-                        continue;
-                    }
-                }
-                let before = self.remember(&policy.name, entry.task, remember);
-                let Ok(before) = before else { continue };
-                if !self.share(&policy.name).await && matches!(step, Step::Start(_)) {
-                    // Another daemon could take over and not know of it; so it is as if it had not been looked at.
-                    self.forget(&policy.name, entry.task, before);
-                    return;
-                }
-                match step {
-                    Step::Start(_) => self.start(policy, entry.task, claim, before, now),
-                    Step::Miss { slot, lateness } => {
-                        let text = format!(
-                            "the {} of {} was missed: a start would be {lateness} late; the next one is on time",
-                            entry.task,
-                            entry.schedule.timezone.show(slot.at)
-                        );
-                        self.count(&policy.name, entry.task, "missed");
-                        let kind = if entry.task == Task::Drill { "drill.missed" } else { "backup.missed" };
-                        self.event(Some(&policy.name), kind, &text);
-                    }
-                    Step::Wait | Step::Begin => {}
-                }
-            }
-        }
-    }
-
-    /// Starts what is overdue about upgrades.
-    fn see_to_upgrades(&mut self, now: Timestamp) {
-        let control = Arc::clone(&self.control);
-        for policy in control.configuration.policies.values() {
-            let now_here = Instant::now();
-            if control.state.is_busy(&policy.name) {
-                // Whoever works on it, or resumes what was cut, is not raced.
-                let later = self.upgrades_later.entry(policy.name.clone()).or_insert(now_here);
-                *later = (*later).max(now_here + UPGRADES_GRACE);
-                continue;
-            }
-            if self.upgrades_later.get(&policy.name).is_some_and(|later| now_here < *later) {
-                continue;
-            }
-            let is_overdue = match upgrade::last(&control, &policy.name) {
-                Ok(last) => last.is_some_and(|last| upgrade::overdue(policy, &last, now).is_some()),
-                Err(error) => {
-                    tracing::warn!(cluster = %policy.name, "{}", error.chain());
-                    false
-                }
-            };
-            if !is_overdue {
-                continue;
-            }
-            self.upgrades_later.insert(policy.name.clone(), Instant::now() + UPGRADES_AGAIN);
-            let claim = Claim {
-                cluster: policy.name.clone(),
-                host: policy.host.clone(),
-                repositories: policy.dump.repositories.clone(),
-                kind: ClaimKind::Backup,
-            };
-            self.start(policy, Task::Upgrade, claim, None, now);
-        }
-    }
-
-    /// Remembers a slot on disk, and returns what was remembered before. Without that nothing may start.
-    fn remember(&mut self, cluster: &ClusterName, task: Task, fired: Fired) -> Result<Option<Fired>, ()> {
-        if let Err(error) = self.control.state.set_fired(cluster, task.as_str(), &fired) {
-            if self
-                .board
-                .flag("state", Some(format!("nothing is started, because its slot cannot be remembered: {error}")))
-            {
-                tracing::error!(%cluster, %task, "a slot cannot be remembered, so nothing is started: {error}");
-            }
-            return Err(());
-        }
-        self.board.flag("state", None);
-        Ok(self.fired.insert((cluster.clone(), task.as_str().to_owned()), fired))
-    }
-
-    /// Takes back what was remembered: nothing was started.
-    fn forget(&mut self, cluster: &ClusterName, task: Task, before: Option<Fired>) {
-        let Some(before) = before else { return };
-        if self.control.state.set_fired(cluster, task.as_str(), &before).is_ok() {
-            self.fired.insert((cluster.clone(), task.as_str().to_owned()), before);
-        }
-    }
-
-    /// Puts the slots of a cluster where the next leader finds them; true where there is no need to.
-    async fn share(&mut self, cluster: &ClusterName) -> bool {
-        let control = Arc::clone(&self.control);
-        let Some(consul) = &control.consul else { return true };
-        if self.board.read().role != Role::Leader {
-            self.unannounced = true;
-            return true;
-        }
-        share(consul, &self.fence, cluster, &self.fired).await
     }
 
     /// Takes up what the keeper tells.
@@ -447,92 +322,6 @@ impl Daemon {
                 self.event(None, "consul.lost", &words);
             }
         }
-    }
-
-    fn start(&mut self, policy: &Policy, task: Task, claim: Claim, before: Option<Fired>, now: Timestamp) {
-        self.claims.insert((policy.name.clone(), task), claim);
-        self.board.change(|snapshot| {
-            snapshot.running.push(Running {
-                cluster: policy.name.clone(),
-                task: task.as_str(),
-                started_at: now,
-                step: "starting".to_owned(),
-                plain_bytes: 0,
-                stored_bytes: 0,
-                expected_bytes: None,
-            });
-        });
-        tracing::info!(cluster = %policy.name, %task, "a run starts");
-        self.announcer.tell(announce::News::Begins(policy.name.clone(), task.as_str()));
-        let job = Job {
-            control: Arc::clone(&self.control),
-            board: Arc::clone(&self.board),
-            policy: policy.clone(),
-            task,
-            before,
-        };
-        let handle = tokio::runtime::Handle::current();
-        // A thread of its own: pruning and listing block.
-        self.jobs.spawn_blocking(move || handle.block_on(jobs::run(job)));
-    }
-
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(error) => {
-                // A panic; its claim cannot be told from the others', so the daemon's own end is the honest answer.
-                tracing::error!("a run ended in a panic: {error}");
-                self.event(None, "daemon.failed", &format!("a run ended in a panic: {error}"));
-                std::panic::resume_unwind(error.into_panic());
-            }
-        };
-        let Ended { cluster, task, outcome, before, seconds } = ended;
-        self.claims.remove(&(cluster.clone(), task));
-        self.board.change(|snapshot| {
-            snapshot.running.retain(|running| running.cluster != cluster || running.task != task.as_str());
-        });
-        match outcome {
-            // Somebody was quicker: the slot is still to be run.
-            jobs::Outcome::Busy => {
-                tracing::debug!(%cluster, %task, "another run works on the cluster; it is tried again");
-                self.forget(&cluster, task, before);
-                if task == Task::Upgrade {
-                    self.upgrades_later.remove(&cluster);
-                }
-            }
-            jobs::Outcome::Done(reports) => {
-                for report in &reports {
-                    match (task, report.kind) {
-                        (Task::Upgrade, Some(jobs::KEPT)) => {
-                            self.upgrades_later.insert(cluster.clone(), Instant::now() + UPGRADES_REFUSED);
-                        }
-                        (Task::Upgrade, _) if report.result != "failed" => drop(self.upgrades_later.remove(&cluster)),
-                        _ => {}
-                    }
-                    if report.is_main {
-                        let good = matches!(report.result, "ok" | "warnings" | "proven");
-                        let ended = announce::News::Ended(cluster.clone(), task.as_str(), good, report.text.clone());
-                        self.announcer.tell(ended);
-                        self.count(&cluster, task, report.result);
-                        if good {
-                            self.board.change(|snapshot| {
-                                snapshot.durations.insert((cluster.clone(), task.as_str()), seconds);
-                            });
-                        }
-                    }
-                    if let Some(kind) = report.kind {
-                        self.event(Some(&cluster), kind, &report.text);
-                    }
-                }
-            }
-        }
-        self.looked = None;
-    }
-
-    fn count(&self, cluster: &ClusterName, task: Task, result: &'static str) {
-        self.board.change(|snapshot| {
-            *snapshot.ended.entry((cluster.clone(), task.as_str(), result)).or_default() += 1;
-        });
     }
 
     /// Looks at all clusters, on a thread of its own.
@@ -585,98 +374,6 @@ impl Daemon {
         }
     }
 
-    /// Takes up what Consul says of the policies, or that it says nothing.
-    fn learn(&mut self, known: Known, path: Option<&Path>) {
-        let is_new = known.documents != self.known.documents;
-        self.known = known;
-        self.flag_policies();
-        if is_new {
-            self.reload(path, false);
-        }
-    }
-
-    /// Raises a flag where the policies are not what Consul says now.
-    fn flag_policies(&mut self) {
-        let (flag, is_wiped) = match &self.known.stale {
-            Some(Staleness { stale, is_wiped }) => (Some(stale.to_string()), *is_wiped),
-            None => (None, false),
-        };
-        if self.board.flag("policies", flag.clone())
-            && let Some(text) = flag
-        {
-            tracing::error!("{text}");
-            if is_wiped {
-                self.event(None, "configuration.invalid", &text);
-            }
-        }
-    }
-
-    /// `pglife.toml` as it is now, with the policies as they are known.
-    fn read(&self, path: Option<&Path>) -> Result<Configuration, ConfigurationError> {
-        let opened = configuration::open(path)?;
-        if let Some(folder) = opened.folder().map(Path::to_owned) {
-            return opened.with_folder(&folder);
-        }
-        let below = self.control.consul.as_deref().map(folder_of_policies).unwrap_or_default();
-        opened.with(Ok(as_read(&below, &self.known.documents)))
-    }
-
-    /// Reads the configuration again; one that is not valid changes nothing but a flag.
-    fn reload(&mut self, path: Option<&Path>, asked: bool) {
-        let told = fingerprint(&self.control.configuration);
-        self.fingerprint = told;
-        let configuration = match self.read(path) {
-            Ok(configuration) => configuration,
-            Err(error) => {
-                let text = format!("the configuration is not valid, the last good one goes on: {error}");
-                if self.board.flag("configuration", Some(text.clone())) {
-                    tracing::error!("{text}");
-                    self.event(None, "configuration.invalid", &text);
-                }
-                return;
-            }
-        };
-        let (old, new) = (&self.control.configuration.settings, &configuration.settings);
-        let fixed =
-            |settings: &settings::Settings| (settings.state_dir.clone(), settings.http, settings.consul.clone());
-        let restart = fixed(old) != fixed(new);
-        let moved = |settings: &settings::Settings| settings.policies == Policies::Consul;
-        if moved(old) != moved(new) {
-            let text = "policies go from a folder to Consul, or back, when the daemon is started again; until then nothing of the new configuration takes effect";
-            self.board.flag("configuration", Some(text.to_owned()));
-            return;
-        }
-        if old.state_dir != new.state_dir {
-            let text = "a change of `state_dir` takes effect when the daemon is started again; until then nothing of the new configuration does";
-            self.board.flag("configuration", Some(text.to_owned()));
-            return;
-        }
-        let text = "a change of [http] or [consul] takes effect when the daemon is started again";
-        self.board.flag("configuration", restart.then(|| text.to_owned()));
-        if new.policies == Policies::Consul && self.known.stale.is_none() {
-            keep(new, &self.known.documents, Timestamp::now());
-        }
-        if !asked && *old == *new && self.control.configuration.policies == configuration.policies {
-            return;
-        }
-        let opened = State::open(&configuration.settings.state_dir);
-        match opened {
-            Ok(state) => {
-                let consul = self.control.consul.clone();
-                self.control = Arc::new(ControlPlane { configuration, state, consul, cancel: self.stop.clone() });
-                self.newest.send_replace(Arc::clone(&self.control));
-                self.fingerprint = fingerprint(&self.control.configuration);
-                let summary = self.summary();
-                tracing::info!("the configuration was read again: {summary}");
-                self.event(None, "configuration.reloaded", &summary);
-                self.looked = None;
-            }
-            Err(error) => {
-                self.board.flag("configuration", Some(format!("the configuration was not taken over: {error}")));
-            }
-        }
-    }
-
     /// Lets the runs end in their time, then asks them to; waits for all of them.
     async fn wind_down(&mut self) -> Exit {
         let patience = self.control.configuration.settings.daemon.stop_within;
@@ -722,38 +419,4 @@ impl Daemon {
             tracing::warn!("an event could not be recorded: {error}");
         }
     }
-}
-
-/// What a run of a schedule takes up.
-fn claim(entry: &agenda::Entry<'_>) -> Claim {
-    let (kind, operation) = match entry.task {
-        Task::Drill => (ClaimKind::Drill, Operation::Drill),
-        Task::Dump | Task::Volume | Task::Verify | Task::Upgrade => (ClaimKind::Backup, Operation::Dump),
-    };
-    Claim {
-        cluster: operation.locks(entry.cluster),
-        host: entry.host.clone(),
-        repositories: entry.repositories.to_vec(),
-        kind,
-    }
-}
-
-/// What the configuration's files look like from outside.
-type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
-
-fn fingerprint(configuration: &Configuration) -> Fingerprint {
-    let mut files = vec![configuration.file.clone()];
-    if let Policies::Folder(folder) = &configuration.settings.policies
-        && let Ok(entries) = std::fs::read_dir(folder)
-    {
-        let listed = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        files.extend(listed.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
-    }
-    files.sort();
-    let seen = |path: PathBuf| {
-        let metadata = std::fs::metadata(&path).ok();
-        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-        (path, modified, metadata.map_or(0, |metadata| metadata.len()))
-    };
-    files.into_iter().map(seen).collect()
 }

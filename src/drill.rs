@@ -150,7 +150,9 @@ pub async fn drill_and_keep(
 fn tell(control: &ControlPlane, policy: &Policy, operation: Operation, ended: &Result<Drilled, OperationError>) {
     let (kind, text) = match ended {
         _ if operation == Operation::Rehearsal => {
-            ("drill.rehearsed", ended.as_ref().map_or_else(OperationError::chain, Drilled::summary))
+            let came_through = ended.as_ref().is_ok_and(|drilled| drilled.judgement == Judgement::Proven);
+            let kind = if came_through { "drill.rehearsed" } else { "drill.rehearsal_failed" };
+            (kind, ended.as_ref().map_or_else(OperationError::chain, Drilled::summary))
         }
         Ok(drilled) => match drilled.judgement {
             Judgement::Proven => ("drill.proven", drilled.summary()),

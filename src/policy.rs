@@ -83,6 +83,8 @@ pub struct Policy {
     pub drill_freshness: Option<freshness::Limits>,
     /// What share of the backups the daemon verifies, and when; `None`: none.
     pub verify: Option<VerifyPolicy>,
+    /// Into which major the newest dump is restored to rehearse an upgrade, and when; `None`: into none.
+    pub rehearsal: Option<RehearsalPolicy>,
     /// What must hold before an upgrade.
     pub upgrade: UpgradePolicy,
     /// What becomes of the containers that depend on it.
@@ -92,10 +94,13 @@ pub struct Policy {
 impl Policy {
     /// Everything that is scheduled, by its name in state, metrics and messages.
     pub fn schedules(&self) -> impl Iterator<Item = (Task, &Schedule)> {
+        // After the upgrade there is nothing left to rehearse, and the policy is no worse for it.
+        let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.to > self.major);
         let schedules = [
             (Task::Dump, self.dump.schedule.as_ref()),
             (Task::Volume, self.volume.schedule.as_ref()),
             (Task::Drill, self.drill.schedule.as_ref()),
+            (Task::Rehearsal, rehearsal.and_then(|rehearsal| rehearsal.schedule.as_ref())),
             (Task::Verify, self.verify.as_ref().and_then(|verify| verify.schedule.as_ref())),
         ];
         schedules.into_iter().filter_map(|(task, schedule)| Some((task, schedule?)))
@@ -111,6 +116,8 @@ pub enum Task {
     Volume,
     /// A backup that is not proven yet is restored and compared.
     Drill,
+    /// The newest dump is restored into a newer major and compared.
+    Rehearsal,
     /// The day's share of backups is read and compared.
     Verify,
     /// An upgrade that was cut is carried to its end, or its old server is let go of. Never scheduled: it is due when it is.
@@ -124,6 +131,7 @@ impl Task {
             Self::Dump => "dump",
             Self::Volume => "volume",
             Self::Drill => "drill",
+            Self::Rehearsal => "rehearsal",
             Self::Verify => "verify",
             Self::Upgrade => "upgrade",
         }
@@ -134,6 +142,17 @@ impl std::fmt::Display for Task {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(self.as_str())
     }
+}
+
+/// Into which major upgrades are rehearsed, and when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RehearsalPolicy {
+    /// When.
+    pub schedule: Option<Schedule>,
+    /// Whose clock the schedule is read on.
+    pub timezone: Zone,
+    /// The newer major.
+    pub to: PgMajor,
 }
 
 /// Which share of the backups is verified, and when.

@@ -55,6 +55,8 @@ pub struct ClusterStatus {
     pub prune: Option<RunStatus>,
     /// Its last verification by the daemon.
     pub verify: Option<RunStatus>,
+    /// The last rehearsal of an upgrade.
+    pub rehearsal: Option<RunStatus>,
     /// The server that a drill of it keeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<StillKept>,
@@ -243,6 +245,7 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
         kept: findings.kept.clone(),
         prune: last_of(Operation::Prune, findings),
         verify: last_of(Operation::Verify, findings),
+        rehearsal: last_of(Operation::Rehearsal, findings),
         coverage: findings.databases.as_ref().map(|seen| coverage::of_cluster(policy, seen)),
         dependents,
         problems,
@@ -372,6 +375,7 @@ impl ClusterStatus {
             repositories: vec![],
             prune: None,
             verify: None,
+            rehearsal: None,
             kept: None,
             coverage: None,
             dependents: vec![],

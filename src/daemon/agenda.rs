@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use crate::cluster::{ClusterName, HostName, RepoName};
+use crate::cluster::ClusterName;
 use crate::policy::schedule::{Due, Slot};
 use crate::policy::{Duration, Policy, Schedule, Task};
 use crate::state::{Fired, FiredSlots};
@@ -19,21 +19,11 @@ pub(super) struct Entry<'p> {
     pub(super) task: Task,
     /// When.
     pub(super) schedule: &'p Schedule,
-    /// The Docker host it works on.
-    pub(super) host: &'p HostName,
-    /// The repositories it works with.
-    pub(super) repositories: &'p [RepoName],
 }
 
 /// Every schedule of a policy.
 pub(super) fn entries(policy: &Policy) -> impl Iterator<Item = Entry<'_>> {
-    policy.schedules().map(|(task, schedule)| Entry {
-        cluster: &policy.name,
-        task,
-        schedule,
-        host: &policy.host,
-        repositories: &policy.dump.repositories,
-    })
+    policy.schedules().map(|(task, schedule)| Entry { cluster: &policy.name, task, schedule })
 }
 
 /// A schedule as text: when this changes, earlier slots say nothing any more.

@@ -61,7 +61,11 @@ pub(super) async fn run(job: Job) -> Ended {
     let outcome = match job.task {
         Task::Dump => back_up(&job, Kind::Dump).await,
         Task::Volume => back_up(&job, Kind::Volume).await,
-        Task::Drill => prove(&job).await,
+        Task::Drill => {
+            let backup = Selector::LatestUnproven;
+            drill(&job, DrillRequest { backup, repository: None, identity: None, major: None }).await
+        }
+        Task::Rehearsal => rehearse(&job).await,
         Task::Verify => verify(&job).await,
         Task::Upgrade => see_to_upgrade(&job).await,
     };
@@ -124,9 +128,15 @@ async fn prune_one(job: &Job, repository: &RepoName) -> Option<Report> {
     Some(Report { kind: Some(kind), result, text, is_main: false })
 }
 
-/// Drills the newest backup that is not proven yet.
-async fn prove(job: &Job) -> Outcome {
-    let request = DrillRequest { backup: Selector::LatestUnproven, repository: None, identity: None, major: None };
+/// Restores the newest dump into the major that the policy names.
+async fn rehearse(job: &Job) -> Outcome {
+    let Some(wanted) = &job.policy.rehearsal else { return Outcome::Done(vec![]) };
+    let backup = Selector::Latest(Some(Kind::Dump));
+    drill(job, DrillRequest { backup, repository: None, identity: None, major: Some(wanted.to) }).await
+}
+
+/// Restores a backup into a throwaway server and compares; the drill tells of it itself.
+async fn drill(job: &Job, request: DrillRequest) -> Outcome {
     let drilled = Box::pin(drill::drill(&job.control, &job.policy, &request, &|tick| show(job, tick))).await;
     let (result, text) = match drilled {
         // A command drills, or keeps a server of a drill.

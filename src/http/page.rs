@@ -276,7 +276,9 @@ fn reasons(clusters: &[ClusterStatus], uncovered: &[UncoveredServer]) -> String 
         if let Some(drill) = cluster.proof.last_drill.as_ref().filter(|it| matches!(it.result, "bad" | "unjudged")) {
             say(&format!("the last drill ended with {}: {}", drill.result, drill.message));
         }
-        for (what, run) in [("pruning", &cluster.prune), ("verification", &cluster.verify)] {
+        for (what, run) in
+            [("pruning", &cluster.prune), ("verification", &cluster.verify), ("rehearsal", &cluster.rehearsal)]
+        {
             if let Some(run) = run.as_ref().filter(|run| matches!(run.result, "failed" | "warnings")) {
                 say(&format!("the last {what} ended with {}: {}", run.result, run.message));
             }

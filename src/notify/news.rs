@@ -98,9 +98,10 @@ pub fn change(said: &Said, subject: &Subject, now: State) -> Option<String> {
 
 /// Events that are told each time. States are told when they change, and are not among them.
 pub fn is_told_each_time(event: &str) -> bool {
-    const TOLD: [&str; 15] = [
+    const TOLD: [&str; 16] = [
         "backup.missed",
         "drill.missed",
+        "drill.rehearsal_failed",
         "upgrade.resumed",
         "upgrade.undone",
         "upgrade.finalized",

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::schedule::{self, Schedule, Zone};
 use super::{
     Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, LONGEST_CHAIN, Layout, Login, Managed,
-    Policy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, dependents, freshness, rate, retention,
-    upgrade,
+    Policy, RehearsalPolicy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, dependents, freshness,
+    rate, retention, upgrade,
 };
 use crate::backup_set::CopyMode;
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
@@ -62,6 +62,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
         let retention = root.optional("retention", read_retention);
         let drill = root.section("drill", |table| drill::read(table, reader.timing(table, &dump.timezone)));
         let verify = root.optional("verify", |table| reader.verify(table, &dump));
+        let rehearsal = root.optional("rehearsal", |table| reader.rehearsal(table, &dump)).flatten();
         let upgrade = root.section("upgrade", |table| {
             let zone = table.get("timezone").map_or_else(|| Some(dump.timezone.clone()), |entry| read_zone(&entry));
             upgrade::read(table, zone.unwrap_or(Zone::UTC))
@@ -98,6 +99,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             volume_freshness,
             drill_freshness,
             verify,
+            rehearsal,
             upgrade,
             dependents,
         })
@@ -321,6 +323,18 @@ impl Reader<'_> {
             table.missing("schedule", "the schedule is missing", schedule::HELP);
         }
         VerifyPolicy { schedule, timezone, sample: sample.unwrap_or_else(|| "1/7".parse().expect("a sample")) }
+    }
+
+    fn rehearsal(&self, table: &Table<'_>, dump: &DumpPolicy) -> Option<RehearsalPolicy> {
+        let (schedule, timezone) = self.timing(table, &dump.timezone);
+        for key in ["schedule", "to"] {
+            if table.is_present() && table.get(key).is_none() {
+                let help = if key == "to" { MAJOR_HELP } else { schedule::HELP };
+                table.missing(key, format!("{key} is missing"), help);
+            }
+        }
+        let to = table.get("to")?.parse::<PgMajor>(MAJOR_HELP)?;
+        Some(RehearsalPolicy { schedule, timezone, to })
     }
 
     fn repositories(&self, table: &Table<'_>, host: Option<&HostName>) -> Vec<RepoName> {

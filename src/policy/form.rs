@@ -38,6 +38,9 @@ pub struct PolicyFile {
     /// Backups that the daemon reads and compares with what was written. Without this section it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySection>,
+    /// Rehearsals of an upgrade: the daemon restores the newest dump into a newer major. Without this section it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<RehearsalSection>,
     /// What must hold before an upgrade, and when one may begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeSection>,
@@ -114,6 +117,18 @@ pub struct VerifySection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+/[0-9]+$"))]
     pub sample: Option<String>,
+}
+
+/// Which upgrade is rehearsed, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["schedule", "to"]))]
+pub struct RehearsalSection {
+    /// When.
+    #[serde(flatten)]
+    pub timing: TimingKeys,
+    /// The newer major: "18". Once the cluster has it, nothing is rehearsed any more.
+    pub to: String,
 }
 
 /// The server and its containers. With `pgdata` the container is an adopted one, else pglife makes two: one for the
@@ -414,6 +429,10 @@ impl From<&Policy> for PolicyFile {
             verify: policy.verify.as_ref().filter(|verify| verify.schedule.is_some()).map(|verify| VerifySection {
                 timing: TimingKeys::of(verify.schedule.as_ref(), &verify.timezone),
                 sample: Some(verify.sample.to_string()),
+            }),
+            rehearsal: policy.rehearsal.as_ref().filter(|rehearsal| rehearsal.schedule.is_some()).map(|rehearsal| {
+                let timing = TimingKeys::of(rehearsal.schedule.as_ref(), &rehearsal.timezone);
+                RehearsalSection { timing, to: rehearsal.to.to_string() }
             }),
             upgrade: Some(UpgradeSection::from(&policy.upgrade)),
             dependents: Some(DependentsSection {

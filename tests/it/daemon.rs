@@ -222,6 +222,32 @@ fn status(house: &House, cluster: &str) -> Value {
 
 /// Drills happen by themselves, of what is not proven yet, and beside the backups; one that finds a backup bad is told everywhere.
 #[test]
+fn an_upgrade_is_rehearsed_until_the_cluster_has_the_major() {
+    let house = House::new("daemonrehearse");
+    let policy = "[rehearsal]\nto = \"18\"\nschedule = \"* * * * *\"\n";
+    let cluster = house.cluster("kept", "17", policy);
+    sql(&format!("{cluster}-db"), "postgres", "create table item as select n as id from generate_series(1, 1000) n");
+    let set = house.backup(&cluster);
+    let next = house.items(&["policy", "next", &cluster, "-n", "1"]);
+    assert_eq!(next[0]["kind"], "rehearsal", "{next:?}");
+
+    let daemon = Daemon::start(&house);
+    wait_for("a rehearsal", || !events(&house, "drill.rehearsed").is_empty());
+    let told = &events(&house, "drill.rehearsed")[0];
+    assert!(told.contains(&set) && told.contains("PostgreSQL 18"), "{told}");
+    assert_eq!(status(&house, &cluster)["rehearsal"]["result"], "ok");
+    assert_eq!(daemon.stop(), 0);
+    // It proves nothing about the backup.
+    assert_eq!(status(&house, &cluster)["proof"]["last_proven"], Value::Null);
+
+    let file = format!("policies/{cluster}.toml");
+    let same = std::fs::read_to_string(house.path(&file)).expect("a policy").replace("to = \"18\"", "to = \"17\"");
+    house.write(&file, &same);
+    house.pglife(&["policy", "validate"]).ok();
+    assert_eq!(house.items(&["policy", "next", &cluster]), Vec::<Value>::new());
+}
+
+#[test]
 fn what_is_not_proven_is_drilled_and_a_bad_backup_is_told() {
     let house = House::new("daemondrill");
     let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");

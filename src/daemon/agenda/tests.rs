@@ -42,8 +42,8 @@ impl Cluster {
         Self { name, schedule }
     }
 
-    fn entry<'c>(&'c self, host: &'c HostName) -> Entry<'c> {
-        Entry { cluster: &self.name, task: Task::Dump, schedule: &self.schedule, host, repositories: &[] }
+    fn entry(&self) -> Entry<'_> {
+        Entry { cluster: &self.name, task: Task::Dump, schedule: &self.schedule }
     }
 
     /// Every slot whose start is in `from..until`, from the first one on.
@@ -67,7 +67,6 @@ fn live(
     until: Timestamp,
     down: &[(Timestamp, Timestamp)],
 ) -> Vec<BTreeMap<Timestamp, Fate>> {
-    let host: HostName = "local".parse().expect("a name");
     let mut fired = FiredSlots::new();
     let mut fates = vec![BTreeMap::new(); clusters.len()];
     // Most minutes nothing is due: looking again only when something can be keeps a year short. The daemon itself looks always.
@@ -82,7 +81,7 @@ fn live(
             if now < look_at[number] {
                 continue;
             }
-            let entry = cluster.entry(&host);
+            let entry = cluster.entry();
             let step = decide(&entry, &fired, now);
             let fate = match step {
                 Step::Start(slot) => Some((slot, Fate::Ran(now))),
@@ -223,35 +222,33 @@ fn five_hundred_clusters_live_a_year() {
 
 #[test]
 fn a_schedule_that_is_new_or_was_changed_has_nothing_to_make_up_for() {
-    let host: HostName = "local".parse().expect("a name");
     let run_once = OnMissed::RunOnce { max_lateness: Duration::from_hours(12) };
     let before = Cluster::new(1, "30 2 * * *", "UTC", run_once, 0);
     let noon = at("2026-05-05T12:00:00Z");
     let mut fired = FiredSlots::new();
-    assert_eq!(decide(&before.entry(&host), &fired, noon), Step::Begin);
-    let remember = remembered(&before.entry(&host), Step::Begin, noon).expect("remembered");
+    assert_eq!(decide(&before.entry(), &fired, noon), Step::Begin);
+    let remember = remembered(&before.entry(), Step::Begin, noon).expect("remembered");
     fired.insert((before.name.clone(), "dump".to_owned()), remember);
-    assert_eq!(decide(&before.entry(&host), &fired, noon), Step::Wait);
+    assert_eq!(decide(&before.entry(), &fired, noon), Step::Wait);
     let late = at("2026-05-06T04:00:00Z");
     assert!(
-        matches!(decide(&before.entry(&host), &fired, late), Step::Start(slot) if slot.at == at("2026-05-06T02:30:00Z"))
+        matches!(decide(&before.entry(), &fired, late), Step::Start(slot) if slot.at == at("2026-05-06T02:30:00Z"))
     );
     // The operator moves it to an hour that has passed: it does not start at once.
     let after = Cluster::new(1, "30 3 * * *", "UTC", run_once, 0);
-    assert_eq!(decide(&after.entry(&host), &fired, late), Step::Begin);
-    assert!(matches!(decide(&after.entry(&host), &fired, at("2026-05-06T03:30:05Z")), Step::Start(_)));
+    assert_eq!(decide(&after.entry(), &fired, late), Step::Begin);
+    assert!(matches!(decide(&after.entry(), &fired, at("2026-05-06T03:30:05Z")), Step::Start(_)));
 }
 
 #[test]
 fn a_tick_for_five_hundred_clusters_is_short() {
-    let host: HostName = "local".parse().expect("a name");
     let run_once = OnMissed::RunOnce { max_lateness: Duration::from_hours(12) };
     let clusters: Vec<Cluster> =
         (0..500).map(|number| Cluster::new(number, "30 2 * * *", ZONES[number % ZONES.len()], run_once, 600)).collect();
     let now = at("2026-05-05T12:00:00Z");
     let mut fired = FiredSlots::new();
     for cluster in &clusters {
-        let entry = cluster.entry(&host);
+        let entry = cluster.entry();
         let remember = remembered(&entry, Step::Begin, now - SignedDuration::from_secs(600)).expect("remembered");
         fired.insert((cluster.name.clone(), "dump".to_owned()), remember);
     }
@@ -259,7 +256,7 @@ fn a_tick_for_five_hundred_clusters_is_short() {
         .map(|_| {
             let begun = std::time::Instant::now();
             for cluster in &clusters {
-                assert_eq!(decide(&cluster.entry(&host), &fired, now), Step::Wait);
+                assert_eq!(decide(&cluster.entry(), &fired, now), Step::Wait);
             }
             begun.elapsed()
         })

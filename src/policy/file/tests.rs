@@ -129,6 +129,9 @@ fn the_example_tells_the_true_defaults() {
         "schedule = \"0 5",
         "[verify]",
         "schedule = \"0 6",
+        "[rehearsal]",
+        "to = \"18\"",
+        "schedule = \"0 7",
     ]
     .iter()
     .fold(EXAMPLE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));

@@ -64,7 +64,7 @@ fn channel(table: &Table<'_>, item: &Entry<'_>, folder: &Path) -> Option<Channel
     let on = list::<Pattern>(table, "on", "a list such as [\"check.*\", \"run.failed\"]");
     let tasks = table.get("tasks").and_then(|entry| {
         let help = "a list of \"dump\", \"volume\", \"drill\", \"verify\"";
-        let known = [Task::Dump, Task::Volume, Task::Drill, Task::Verify].map(Task::as_str);
+        let known = [Task::Dump, Task::Volume, Task::Drill, Task::Rehearsal, Task::Verify].map(Task::as_str);
         let items = entry.list(help)?;
         let words = items.iter().filter_map(|item| {
             let word = item.text(help)?;
