@@ -250,18 +250,17 @@ fn of_runs(page: &mut Page, snapshot: &Snapshot) {
     let is_backup = |task: &str| task == "dump" || task == "volume";
     let backups = ended().filter(|(task, _, _)| is_backup(task)).map(|(_, labels, count)| (labels, count));
     page.family("pglife_backup_runs_total", "counter", "Scheduled backups since the daemon began.", backups);
-    let verified = ended().filter(|(task, _, _)| *task == "verify").map(|(_, labels, count)| (labels, count));
-    page.family("pglife_verify_runs_total", "counter", "Scheduled verifications since the daemon began.", verified);
-    let upgrades = ended().filter(|(task, _, _)| *task == "upgrade").map(|(_, mut labels, count)| {
-        labels.retain(|(key, _)| *key != "kind");
-        (labels, count)
-    });
-    page.family(
-        "pglife_upgrade_runs_total",
-        "counter",
-        "What the daemon did about upgrades by itself since it began.",
-        upgrades,
-    );
+    for (task, help) in [
+        ("verify", "Scheduled verifications since the daemon began."),
+        ("rehearsal", "Scheduled rehearsals of upgrades since the daemon began."),
+        ("upgrade", "What the daemon did about upgrades by itself since it began."),
+    ] {
+        let ended = ended().filter(|(ended, _, _)| *ended == task).map(|(_, mut labels, count)| {
+            labels.retain(|(key, _)| *key != "kind");
+            (labels, count)
+        });
+        page.family(&format!("pglife_{task}_runs_total"), "counter", help, ended);
+    }
     let open = snapshot.clusters.iter().map(|it| {
         let is_open = it.history.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_open);
         (vec![("cluster", it.cluster.as_str())], flag(is_open))
