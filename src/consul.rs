@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
 
+use crate::cluster::ClusterName;
 use crate::exit::Exit;
 use crate::settings;
 
@@ -167,6 +168,16 @@ impl Consul {
     /// Its address.
     pub fn address(&self) -> &str {
         &self.settings.address
+    }
+
+    /// The name of the service under which databases are registered.
+    pub fn database_service(&self) -> &str {
+        &self.settings.database_service
+    }
+
+    /// The id of the service of a cluster's database, where pglife registers it.
+    pub fn database_service_id(&self, cluster: &ClusterName) -> String {
+        format!("{}-{cluster}", self.settings.database_service)
     }
 
     /// A key below the prefix of all of pglife's.

@@ -63,6 +63,8 @@ pub struct Policy {
     pub container: ContainerName,
     /// The port the server listens on inside its container; part of the unix socket's name too.
     pub port: NonZeroU16,
+    /// Whether the daemon registers the database in Consul.
+    pub register: bool,
     /// How pglife's workers log in.
     pub login: Login,
     /// Who laid the containers out.

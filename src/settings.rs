@@ -76,6 +76,22 @@ pub struct Consul {
     pub kv_prefix: String,
     /// What happens while it does not answer.
     pub when_away: WhenAway,
+    /// The name of the service under which databases are registered, where their policies ask for it.
+    pub database_service: String,
+}
+
+impl Consul {
+    /// That of an address, with what is usual for the rest.
+    pub fn at(address: String) -> Self {
+        Self {
+            address,
+            token_file: None,
+            ca: None,
+            kv_prefix: "pglife".to_owned(),
+            when_away: WhenAway::default(),
+            database_service: "postgres".to_owned(),
+        }
+    }
 }
 
 /// What happens while Consul does not answer.

@@ -6,6 +6,7 @@ mod coverage;
 mod history;
 mod look;
 mod proof;
+mod service;
 mod verdict;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use coverage::{CoverageStatus, UncoveredServer};
 pub use history::{History, PastDrill, PastRun, PastSet, PastUpgrade};
 pub use look::{look, uncovered_servers};
 pub use proof::{Disproven, ProofStatus, Proven};
+pub use service::{Place, ServiceStatus};
 pub use verdict::{Check, Verdict, of_servers, verdicts};
 
 /// How one cluster is.
@@ -62,6 +64,8 @@ pub struct ClusterStatus {
     pub kept: Option<StillKept>,
     /// Which databases are in no backup; None where no run has looked yet.
     pub coverage: Option<CoverageStatus>,
+    /// How it is registered in Consul; None where its policy does not ask for that.
+    pub service: Option<ServiceStatus>,
     /// Who depends on it, in the order in which they come back.
     pub dependents: Vec<Dependent>,
     /// What of this could not be found out.
@@ -72,6 +76,11 @@ pub struct ClusterStatus {
 }
 
 impl ClusterStatus {
+    /// Whether the database container runs, and is healthy where that is known.
+    pub fn is_up(&self) -> bool {
+        is_up(&self.server)
+    }
+
     /// The same at a later time: nothing is looked at again, but a backup grows older.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Self {
@@ -184,6 +193,8 @@ pub struct Findings<'a> {
     pub server: Result<String, String>,
     /// The server that a drill of it keeps.
     pub kept: Option<StillKept>,
+    /// Where clients reach it.
+    pub place: Option<Place>,
     /// Committed sets, in any order.
     pub sets: Result<&'a [Held], String>,
     /// The last runs on the cluster, newest first.
@@ -221,6 +232,13 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
             open.step, policy.name
         ));
     }
+    if policy.register && is_up(&server) && findings.place.is_none() {
+        problems.push(format!(
+            "it is not registered in Consul, because clients cannot reach it: port {} of container {} is not published, or \
+             only on its own machine",
+            policy.port, policy.container
+        ));
+    }
     let dump = Asked {
         kind: Kind::Dump,
         operation: Operation::Dump,
@@ -247,10 +265,15 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
         verify: last_of(Operation::Verify, findings),
         rehearsal: last_of(Operation::Rehearsal, findings),
         coverage: findings.databases.as_ref().map(|seen| coverage::of_cluster(policy, seen)),
+        service: policy.register.then(|| ServiceStatus { place: findings.place.clone() }),
         dependents,
         problems,
         history: Arc::new(history::of_cluster(findings)),
     }
+}
+
+fn is_up(server: &str) -> bool {
+    matches!(server, "healthy" | "running")
 }
 
 /// What the policy says of one kind.
@@ -349,6 +372,7 @@ impl Findings<'_> {
         Self {
             server: Ok("healthy".to_owned()),
             kept: None,
+            place: None,
             sets: Ok(&[]),
             runs: &[],
             dead: &[],
@@ -378,6 +402,7 @@ impl ClusterStatus {
             rehearsal: None,
             kept: None,
             coverage: None,
+            service: None,
             dependents: vec![],
             problems: vec![],
             history: Arc::default(),

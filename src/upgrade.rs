@@ -18,6 +18,7 @@ mod finalize;
 mod gate;
 pub mod journal;
 mod look;
+mod maintenance;
 mod old_programs;
 mod overdue;
 pub mod plan;
@@ -102,7 +103,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         scene.drive(Goal::Upgraded).await?;
         scene.check_serving().await?;
         // While it is open the daemon leaves them alone.
-        let trouble = scene.release_dependents().await;
+        let trouble = scene.reopen().await;
         scene.phase(Phase::Upgraded).map(|()| trouble)
     }
     .await;
@@ -161,7 +162,7 @@ async fn undo_after(scene: &mut Scene<'_>, error: OperationError) -> OperationEr
 async fn go_back(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     scene.phase(Phase::Undoing)?;
     scene.drive(Goal::AsBefore).await?;
-    if let Some(trouble) = scene.release_dependents().await {
+    if let Some(trouble) = scene.reopen().await {
         (scene.progress)(Tick::Warning(trouble));
     }
     content::forget(scene.control, &scene.id);

@@ -66,6 +66,18 @@ pub enum CheckKind {
         #[serde(rename = "TTL")]
         ttl: String,
     },
+    /// The agent connects to an address.
+    Tcp {
+        /// The address and the port.
+        #[serde(rename = "TCP")]
+        address: String,
+        /// How often.
+        #[serde(rename = "Interval")]
+        interval: String,
+        /// How long it waits.
+        #[serde(rename = "Timeout")]
+        timeout: String,
+    },
     /// The agent asks an address.
     Http {
         /// The address.
@@ -78,6 +90,15 @@ pub enum CheckKind {
         #[serde(rename = "Timeout")]
         timeout: String,
     },
+}
+
+/// What becomes of checks that a service has and its registration does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They go.
+    Go,
+    /// They stay.
+    Stay,
 }
 
 /// How a check is.
@@ -104,6 +125,9 @@ pub struct Service {
     /// Facts that do not change.
     #[serde(default)]
     pub meta: BTreeMap<String, String>,
+    /// Where it is; empty: where the agent is.
+    #[serde(default)]
+    pub address: String,
     /// Its port.
     #[serde(default)]
     pub port: u16,
@@ -121,6 +145,14 @@ pub struct Check {
     /// Why.
     #[serde(default)]
     pub output: String,
+    /// What it is about; of a maintenance, its reason.
+    #[serde(default)]
+    pub notes: String,
+}
+
+/// The id of the check that a service in maintenance has.
+pub fn maintenance_check(service: &str) -> String {
+    format!("_service_maintenance:{service}")
 }
 
 /// What is said of a check.
@@ -132,11 +164,14 @@ struct Update<'a> {
 }
 
 impl Consul {
-    /// Registers a service with exactly these checks.
-    pub async fn register(&self, registration: &Registration) -> Result<(), ConsulError> {
+    /// Registers a service, with exactly these checks or beside what others check of it, a maintenance for example.
+    pub async fn register(&self, registration: &Registration, others: Others) -> Result<(), ConsulError> {
         let action = format!("register the service {}", registration.id);
         let body = serde_json::to_vec(registration).expect("texts and numbers");
-        let path = "/v1/agent/service/register?replace-existing-checks=true";
+        let path = match others {
+            Others::Go => "/v1/agent/service/register?replace-existing-checks=true",
+            Others::Stay => "/v1/agent/service/register",
+        };
         let answer = self.ask(Method::PUT, path, Some(body), &action).await?;
         self.good(answer, &action).map(drop)
     }
@@ -151,6 +186,20 @@ impl Consul {
             return Ok(());
         }
         self.good(answer, &action).map(drop)
+    }
+
+    /// Takes a service out of what others find, for a `reason`; without one it is found again. False: there is no such service.
+    pub async fn maintain(&self, id: &str, reason: Option<&str>) -> Result<bool, ConsulError> {
+        let action = format!("change the maintenance of the service {id}");
+        let path = match reason {
+            Some(reason) => format!("{}?enable=true&reason={}", encoded(id), encoded(reason)),
+            None => format!("{}?enable=false", encoded(id)),
+        };
+        let answer = self.ask(Method::PUT, &format!("/v1/agent/service/maintenance/{path}"), None, &action).await?;
+        if answer.status.as_u16() == 404 {
+            return Ok(false);
+        }
+        self.good(answer, &action).map(|_| true)
     }
 
     /// The services of the agent, by id.

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::lease::{Lease, Standing, next};
 use crate::causes;
 use crate::cluster::ClusterName;
-use crate::consul::service::{CheckKind, CheckRegistration, Registration, Service, Status};
+use crate::consul::service::{
+    Check, CheckKind, CheckRegistration, Others, Registration, Service, Status, maintenance_check,
+};
 use crate::consul::session::{RENEW, SessionId};
 use crate::consul::{Consul, ConsulError};
 use crate::policy::freshness::Level;
@@ -221,15 +223,14 @@ impl Keeper {
         }
         let (there, checks) = (self.consul.services().await?, self.consul.checks().await?);
         for registration in &wanted {
-            let is_whole = there.get(&registration.id).is_some_and(|service| is_same(service, registration))
-                && registration.checks.iter().all(|check| checks.contains_key(&check.id))
-                && checks.iter().filter(|(_, check)| check.service == registration.id).count()
-                    == registration.checks.len();
-            if !is_whole {
+            if !is_whole(registration, Others::Go, &there, &checks) {
                 tracing::info!("registering {} in Consul", registration.id);
-                self.consul.register(registration).await?;
+                self.consul.register(registration, Others::Go).await?;
             }
         }
+        let databases = if role == Role::Standby { vec![] } else { databases(&self.consul, &snapshot) };
+        self.register_databases(&databases, &there, &checks).await;
+        wanted.extend(databases.into_iter().map(|database| database.registration));
         for id in surplus(&there, &wanted, &snapshot, role) {
             tracing::info!("deregistering {id} in Consul");
             self.consul.deregister(&id).await?;
@@ -246,6 +247,35 @@ impl Keeper {
         Ok(())
     }
 
+    /// Registers the databases whose policies ask for it. What is refused keeps nobody from hearing of the backups.
+    async fn register_databases(
+        &self,
+        databases: &[Database],
+        there: &BTreeMap<String, Service>,
+        checks: &BTreeMap<String, Check>,
+    ) {
+        let mut trouble = None;
+        for Database { registration, is_reached } in databases {
+            if !is_reached || is_whole(registration, Others::Stay, there, checks) {
+                continue;
+            }
+            tracing::info!("registering {} in Consul", registration.id);
+            if let Err(error) = self.consul.register(registration, Others::Stay).await {
+                trouble = Some(format!(
+                    "{} is not registered: {}; next: {}",
+                    registration.id,
+                    causes::chain(&error),
+                    error.next()
+                ));
+            }
+        }
+        if self.board.flag("consul_database", trouble.clone())
+            && let Some(text) = trouble
+        {
+            tracing::error!("{text}");
+        }
+    }
+
     /// What is known of the backups, for those who read KV; each document only when it changed.
     async fn write_states(
         &self,
@@ -254,12 +284,16 @@ impl Keeper {
         session: &SessionId,
     ) -> Result<(), ConsulError> {
         for cluster in &snapshot.clusters {
+            let upgrade = cluster.history.upgrade.as_ref();
+            let upgrade = upgrade.map(|upgrade| serde_json::to_string(upgrade).expect("texts and times"));
             let documents = [
-                ("backup/dump", document(&cluster.dump)),
-                ("backup/volume", document(&cluster.volume)),
-                ("drill", proof_document(&cluster.proof)),
+                ("backup/dump", Some(document(&cluster.dump))),
+                ("backup/volume", Some(document(&cluster.volume))),
+                ("drill", Some(proof_document(&cluster.proof))),
+                ("upgrade", upgrade),
             ];
             for (name, text) in documents {
+                let Some(text) = text else { continue };
                 let key = self.consul.key(&format!("state/{}/{name}", cluster.cluster));
                 if written.get(&key) != Some(&text) && self.consul.put_as(session, &key, &text).await? {
                     written.insert(key, text);
@@ -371,6 +405,47 @@ fn of_cluster(snapshot: &Snapshot, cluster: &ClusterStatus, http: Option<SocketA
     }
 }
 
+/// A database that is to be registered.
+struct Database {
+    registration: Registration,
+    /// Whether it is known where clients reach it; where it is not, what is registered stays.
+    is_reached: bool,
+}
+
+/// The services of databases. They are checked by the agent itself: neither the age of a backup nor a daemon that is gone takes
+/// a database from its clients.
+fn databases(consul: &Consul, snapshot: &Snapshot) -> Vec<Database> {
+    let of_cluster = |cluster: &ClusterStatus| {
+        let place = cluster.service.as_ref()?.place.as_ref();
+        let id = consul.database_service_id(&cluster.cluster);
+        let (address, port) = place.map_or((None, 0), |place| (place.address.as_deref(), place.port));
+        let host = address.unwrap_or("127.0.0.1");
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let check = CheckRegistration {
+            id: format!("{id}-connect"),
+            name: format!("{} accepts connections", cluster.cluster),
+            notes: "kept by pglife".to_owned(),
+            status: if cluster.is_up() { Status::Passing } else { Status::Critical },
+            kind: CheckKind::Tcp {
+                address: format!("{host}:{port}"),
+                interval: "10s".to_owned(),
+                timeout: "5s".to_owned(),
+            },
+        };
+        let registration = Registration {
+            id,
+            name: consul.database_service().to_owned(),
+            tags: vec![cluster.cluster.to_string(), format!("pg{}", cluster.major)],
+            meta: meta(snapshot, Some(cluster)),
+            address: address.unwrap_or_default().to_owned(),
+            port,
+            checks: vec![check],
+        };
+        Some(Database { registration, is_reached: place.is_some() })
+    };
+    snapshot.clusters.iter().filter_map(of_cluster).collect()
+}
+
 fn meta(snapshot: &Snapshot, cluster: Option<&ClusterStatus>) -> BTreeMap<String, String> {
     let mut meta = BTreeMap::from([
         ("managed_by".to_owned(), "pglife".to_owned()),
@@ -385,10 +460,26 @@ fn meta(snapshot: &Snapshot, cluster: Option<&ClusterStatus>) -> BTreeMap<String
     meta
 }
 
+/// Whether the agent has a service as it is wanted, with its checks; where others are to go, with none but its
+/// maintenance besides.
+fn is_whole(
+    registration: &Registration,
+    others: Others,
+    there: &BTreeMap<String, Service>,
+    checks: &BTreeMap<String, Check>,
+) -> bool {
+    let maintenance = maintenance_check(&registration.id);
+    let found = checks.iter().filter(|(id, check)| check.service == registration.id && **id != maintenance);
+    there.get(&registration.id).is_some_and(|service| is_same(service, registration))
+        && registration.checks.iter().all(|check| checks.contains_key(&check.id))
+        && (others == Others::Stay || found.count() == registration.checks.len())
+}
+
 fn is_same(service: &Service, wanted: &Registration) -> bool {
     service.service == wanted.name
         && service.tags == wanted.tags
         && service.meta == wanted.meta
+        && service.address == wanted.address
         && service.port == wanted.port
 }
 
@@ -460,6 +551,7 @@ mod tests {
                 ("managed_by".to_owned(), managed.to_owned()),
                 ("instance".to_owned(), instance.to_owned()),
             ]),
+            address: String::new(),
             port: 0,
         };
         let there = BTreeMap::from([

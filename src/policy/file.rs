@@ -89,6 +89,7 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             major: server.major?,
             container: server.container?,
             port: server.port,
+            register: server.register,
             login: server.login?,
             layout: server.layout?,
             dump,
@@ -119,6 +120,7 @@ struct Server {
     major: Option<PgMajor>,
     container: Option<ContainerName>,
     port: NonZeroU16,
+    register: bool,
     login: Option<Login>,
     layout: Option<Layout>,
 }
@@ -157,7 +159,19 @@ impl Reader<'_> {
             let data_container = claim("data_container", "data");
             (self.managed_login(table), self.managed(table, major, data_container).map(Layout::Managed))
         };
-        Server { host, major, container, port, login, layout }
+        Server { host, major, container, port, register: self.register(table), login, layout }
+    }
+
+    fn register(&self, table: &Table<'_>) -> bool {
+        let Some(entry) = table.get("register") else { return false };
+        let register = entry.flag().unwrap_or(false);
+        if register && self.settings.consul.is_none() {
+            entry.problem(
+                "there is no Consul to register the database in",
+                "add [consul] to pglife.toml, or remove the key",
+            );
+        }
+        register
     }
 
     fn host(&self, table: &Table<'_>) -> Option<HostName> {

@@ -162,6 +162,9 @@ pub struct ClusterSection {
     /// Not for adopted clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish: Option<String>,
+    /// Whether the daemon registers the database in Consul, where its port is published. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub register: Option<bool>,
     /// The port the server listens on inside its container. Default: 5432.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
@@ -390,6 +393,7 @@ impl From<&Policy> for PolicyFile {
                 pgdata: adopted.map(|adopted| show(&adopted.pgdata)),
                 network: managed.and_then(|managed| managed.network.as_ref()).map(ToString::to_string),
                 publish: managed.and_then(|managed| managed.publish).map(|address| address.to_string()),
+                register: Some(policy.register),
                 port: Some(policy.port.get().into()),
                 admin_user: managed.map(|managed| managed.admin_user.to_string()),
                 admin_database: managed.and_then(|managed| managed.admin_database.as_ref()).map(ToString::to_string),

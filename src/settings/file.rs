@@ -121,12 +121,25 @@ fn read_consul(table: &Table<'_>, folder: &Path) -> Option<Consul> {
         Some(text)
     });
     let when_away = table.get("when_away").and_then(|entry| entry.parse("\"run\" or \"wait\""));
+    let service_help = "what clients ask Consul for: \"postgres\"";
+    let service = table.get("database_service").and_then(|entry| {
+        let text = entry.text(service_help)?.to_owned();
+        let is_good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if text.is_empty() || text.len() > 48 || !text.bytes().all(is_good) || text.starts_with("pglife") {
+            let message =
+                "a service's name is made of up to 48 letters, digits and '-', and does not begin with pglife";
+            entry.problem(message, service_help);
+        }
+        Some(text)
+    });
+    let usual = Consul::at(address?);
     Some(Consul {
         token_file: read_path(table, "token_file", folder),
         ca: read_path(table, "ca", folder),
-        kv_prefix: prefix.unwrap_or_else(|| "pglife".to_owned()),
-        when_away: when_away.unwrap_or_default(),
-        address: address?,
+        kv_prefix: prefix.unwrap_or(usual.kv_prefix),
+        when_away: when_away.unwrap_or(usual.when_away),
+        database_service: service.unwrap_or(usual.database_service),
+        address: usual.address,
     })
 }
 

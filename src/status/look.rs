@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{ClusterStatus, Findings, RepositoryStatus, UncoveredServer, coverage, of_cluster};
+use super::{ClusterStatus, Findings, Place, RepositoryStatus, UncoveredServer, coverage, of_cluster, service};
 use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::dependents::{self, act::Dependents};
@@ -41,10 +41,13 @@ pub async fn look(
             engines.insert(policy.host.clone(), engine.map_err(|error| error.chain()));
         }
         let docker = match &engines[&policy.host] {
-            Ok(engine) => on_host(engine, policy).await.map_err(|error| error.chain()),
+            Ok(engine) => on_host(control, engine, policy).await.map_err(|error| error.chain()),
             Err(problem) => Err(problem.clone()),
         };
-        let (server, kept) = docker.map_or_else(|problem| (Err(problem), None), |(server, kept)| (Ok(server), kept));
+        let (server, kept, place) = match docker {
+            Ok(OnHost { server, kept, place }) => (Ok(server), kept, place),
+            Err(problem) => (Err(problem), None, None),
+        };
         let mut unreadable: Vec<String> = Vec::new();
         let mut states: Vec<RepositoryStatus> = Vec::new();
         let sets = control.repositories_of(policy, None).and_then(|repositories| {
@@ -87,6 +90,7 @@ pub async fn look(
         let findings = Findings {
             server,
             kept,
+            place,
             sets: sets.as_deref().map_err(Clone::clone),
             runs: &runs,
             dead: &dead,
@@ -121,16 +125,29 @@ pub async fn uncovered_servers(control: &ControlPlane) -> Option<Vec<UncoveredSe
     Some(found)
 }
 
-/// The state of the database container, and the server that a drill keeps.
-async fn on_host(engine: &Engine, policy: &Policy) -> Result<(String, Option<StillKept>), OperationError> {
+/// What a Docker host says of a cluster.
+struct OnHost {
+    /// The state of the database container.
+    server: String,
+    /// The server that a drill keeps.
+    kept: Option<StillKept>,
+    /// Where clients reach the database.
+    place: Option<Place>,
+}
+
+async fn on_host(control: &ControlPlane, engine: &Engine, policy: &Policy) -> Result<OnHost, OperationError> {
     let found = provision::inventory(engine, policy).await?;
     let kept = provision::kept::find(engine, policy).await.map_err(failed("what drills keep cannot be looked at"))?;
+    let published = found.database.as_ref().and_then(|container| container.ports.get(&format!("{}/tcp", policy.port)));
+    let place = published
+        .zip(control.configuration.settings.hosts.get(&policy.host))
+        .and_then(|(published, endpoint)| service::place(published, endpoint));
     let server = match found.database {
         None => "not created".to_owned(),
         Some(container) if container.running => container.health.unwrap_or_else(|| "running".to_owned()),
         Some(container) => container.status,
     };
-    Ok((server, kept))
+    Ok(OnHost { server, kept, place })
 }
 
 fn free_space(location: &Location) -> Option<u64> {

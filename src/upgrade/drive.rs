@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
+use super::maintenance;
 use super::plan::{Trial, UpgradePlan};
 use super::record::Report;
 use crate::backup_set::ServerProfile;
@@ -107,8 +108,24 @@ impl<'a> Scene<'a> {
         Dependents { control: self.control, engine: self.engine, policy: self.policy }
     }
 
-    /// Brings back who was taken down, now that a server serves; what does not come back is told, and undoes nothing.
-    pub(super) async fn release_dependents(&mut self) -> Option<String> {
+    /// Nobody shall find the database any more: its services in Consul are in maintenance, and its dependents are down.
+    pub(super) async fn close(&self, reason: &str) -> Result<(), OperationError> {
+        if let Some(consul) = &self.control.consul
+            && let Some(trouble) = maintenance::begin(consul, self.plan, &self.run.id).await
+        {
+            (self.progress)(Tick::Warning(trouble));
+        }
+        self.dependents().take_all_down(reason).await.map(drop)
+    }
+
+    /// Has the database found again, now that a server serves, and brings back who was taken down; what goes wrong with that is
+    /// told, and undoes nothing.
+    pub(super) async fn reopen(&mut self) -> Option<String> {
+        if let Some(consul) = &self.control.consul
+            && let Some(trouble) = maintenance::end(consul, self.plan).await
+        {
+            (self.progress)(Tick::Warning(trouble));
+        }
         self.say("dependents come back");
         let trouble = self.dependents().bring_all_back().await.err()?;
         let next = trouble.next.as_deref().unwrap_or_default();

@@ -54,7 +54,7 @@ pub async fn rollback(
                 let left = match leave_new_server(&mut scene, &last, accept_data_loss).await {
                     Ok(left) => left,
                     Err(error) => {
-                        scene.release_dependents().await.into_iter().for_each(|trouble| tracing::warn!("{trouble}"));
+                        scene.reopen().await.into_iter().for_each(|trouble| tracing::warn!("{trouble}"));
                         return Err(error);
                     }
                 };
@@ -122,7 +122,7 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
     };
     // Cut after this, a resume has the new server serve again.
     scene.phase(Phase::Committed)?;
-    scene.dependents().take_all_down(&format!("rollback to PostgreSQL {}", scene.plan.from)).await?;
+    scene.close(&format!("rollback to PostgreSQL {}", scene.plan.from)).await?;
     let step = scene.step("leave-new-server")?;
     scene.stop_new().await?;
     let control = scene.control_file().await;

@@ -51,7 +51,7 @@ async fn from_stop_to_commit(
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
     let step = scene.step("dependents")?;
-    scene.dependents().take_all_down(&format!("upgrade to PostgreSQL {}", plan.to)).await?;
+    scene.close(&format!("upgrade to PostgreSQL {}", plan.to)).await?;
     scene.end(step);
 
     let step = scene.step("stop")?;

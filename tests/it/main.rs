@@ -24,6 +24,7 @@ mod bucket;
 mod consul;
 mod copies;
 mod daemon;
+mod database_service;
 mod dependents;
 mod documents;
 mod drill;

@@ -6,7 +6,7 @@ use super::super::{Context, Failure};
 use crate::consul::Consul;
 use crate::control::failed;
 use crate::exit::Exit;
-use crate::settings::{self, WhenAway};
+use crate::settings;
 
 /// A client; nothing is asked yet.
 pub(super) fn open(context: &Context) -> Result<Consul, Failure> {
@@ -35,14 +35,16 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Option<(settin
     let tls = variable("CONSUL_HTTP_SSL").is_some_and(|value| ["1", "true"].contains(&value.to_lowercase().as_str()));
     let scheme = if tls { "https" } else { "http" };
     let address = if address.contains("://") { address } else { format!("{scheme}://{address}") };
+    let address = address.trim_end_matches('/').to_owned();
     let prefix = variable("PGLIFE_CONSUL_PREFIX").map(|prefix| prefix.trim_matches('/').to_owned());
-    let settings = settings::Consul {
+    let mut settings = settings::Consul {
         ca: variable("CONSUL_CACERT").map(PathBuf::from).filter(|_| address.starts_with("https://")),
-        address: address.trim_end_matches('/').to_owned(),
         token_file: variable("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
-        kv_prefix: prefix.filter(|prefix| !prefix.is_empty()).unwrap_or_else(|| "pglife".to_owned()),
-        when_away: WhenAway::default(),
+        ..settings::Consul::at(address)
     };
+    if let Some(prefix) = prefix.filter(|prefix| !prefix.is_empty()) {
+        settings.kv_prefix = prefix;
+    }
     Some((settings, variable("CONSUL_HTTP_TOKEN")))
 }
 
