@@ -163,7 +163,8 @@ async fn go_back(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     scene.phase(Phase::Undoing)?;
     scene.drive(Goal::AsBefore).await?;
     if let Some(trouble) = scene.reopen().await {
-        (scene.progress)(Tick::Warning(trouble));
+        // A bar that is not drawn shows no warning, either.
+        tracing::warn!(cluster = %scene.plan.cluster, "{trouble}");
     }
     content::forget(scene.control, &scene.id);
     scene.phase(Phase::AsBefore)

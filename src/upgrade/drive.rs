@@ -113,7 +113,7 @@ impl<'a> Scene<'a> {
         if let Some(consul) = &self.control.consul
             && let Some(trouble) = maintenance::begin(consul, self.plan, &self.run.id).await
         {
-            (self.progress)(Tick::Warning(trouble));
+            tracing::warn!(cluster = %self.plan.cluster, "{trouble}");
         }
         self.dependents().take_all_down(reason).await.map(drop)
     }
@@ -124,7 +124,7 @@ impl<'a> Scene<'a> {
         if let Some(consul) = &self.control.consul
             && let Some(trouble) = maintenance::end(consul, self.plan).await
         {
-            (self.progress)(Tick::Warning(trouble));
+            tracing::warn!(cluster = %self.plan.cluster, "{trouble}");
         }
         self.say("dependents come back");
         let trouble = self.dependents().bring_all_back().await.err()?;
