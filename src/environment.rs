@@ -1,5 +1,7 @@
 //! Environments of containers, kept as keys: which names may be set, and what wins. Pure.
 
+pub mod settings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;

@@ -24,6 +24,7 @@ use crate::cluster::ClusterName;
 use crate::configuration::{self, Configuration, ConfigurationError, Document, KEY, KEYS, Opened};
 use crate::consul::tree::{Change, Tree};
 use crate::consul::{Consul, ConsulError};
+use crate::environment::settings::is_of_server;
 use crate::exit::Exit;
 use crate::settings::{Policies, Settings};
 
@@ -178,7 +179,7 @@ fn key(consul: &Consul, cluster: &ClusterName) -> String {
 
 /// The documents among these keys. What ends with a slash is how Consul's page makes a folder.
 pub fn documents(tree: &Tree) -> Documents {
-    tree.values().filter(|(name, _)| !name.ends_with('/')).collect()
+    tree.values().filter(|(name, _)| !name.ends_with('/') && !is_of_server(name)).collect()
 }
 
 /// Documents as the configuration reads them; `folder` is the key they are below.

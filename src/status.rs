@@ -27,7 +27,7 @@ use crate::state::upgrades::UpgradeRecord;
 use crate::state::{Operation, RunRecord, SeenDatabases};
 
 pub use coverage::{CoverageStatus, UncoveredServer};
-pub use history::{History, PastDrill, PastRun, PastSet, PastUpgrade};
+pub use history::{History, PastDrill, PastRun, PastSet, PastUpgrade, ToldOfUpgrade};
 pub use look::{look, uncovered_servers};
 pub use proof::{Disproven, ProofStatus, Proven};
 pub use service::{Place, ServiceStatus};

@@ -5,6 +5,7 @@
 //! its exit code; with `--watch` pglife stays beside it.
 
 mod connection;
+mod server_settings;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Subcommand;
@@ -87,6 +89,9 @@ struct Run {
     /// How long Consul is waited for: 30s
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     wait: Duration,
+    /// Write the server's settings into this folder too, before the command starts: /config
+    #[arg(long, value_name = "FOLDER")]
+    settings: Option<PathBuf>,
     /// Stay, and when a variable changes `restart` the command, or send it a signal: `signal:HUP`
     #[arg(long, value_name = "restart|signal:NAME")]
     watch: Option<OnChange>,
@@ -247,7 +252,18 @@ async fn execute(run: Run, context: &Context) -> Result<Exit, Failure> {
     let own = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
     let variables = Variables { folder: folder(&consul, cluster), consul, own, over: run.over };
     let what = format!("{} was not started", program.display());
-    let (merged, index) = match variables.read_patiently(run.wait).await {
+    let read = match (variables.read_patiently(run.wait).await, &run.settings) {
+        // Nothing is written before all is read.
+        (Ok(read), Some(into)) => {
+            let from = server_settings::folder(&variables.consul, cluster);
+            match variables.consul.tree(&from, None).await {
+                Ok(tree) => server_settings::write(into, tree.values(), &from, context).map(|()| Ok(read))?,
+                Err(error) => Err(error),
+            }
+        }
+        (read, _) => read,
+    };
+    let (merged, index) = match read {
         Ok((merged, index)) => (merged, Some(index)),
         Err(error) if run.optional => {
             let failure: Failure =

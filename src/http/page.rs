@@ -82,7 +82,7 @@ pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
         let list = format!("<ul class=\"flags\">\n{}</ul>\n", concat(flags));
         body.push_str(&section("flags", "The daemon itself", &list));
     }
-    body.push_str(&running(snapshot, now));
+    body.push_str(&running(snapshot.running.iter(), now));
     body.push_str(&overview(&clusters, now));
     body.push_str(&reasons(&clusters, snapshot.uncovered.as_deref().unwrap_or_default()));
     let refresh = if snapshot.running.is_empty() { 10 } else { 5 };
@@ -131,11 +131,8 @@ fn level(cluster: &ClusterStatus) -> Level {
     if server && cluster.problems.is_empty() { worst } else { worst.max(Level::Warn) }
 }
 
-fn running(snapshot: &Snapshot, now: Timestamp) -> String {
-    if snapshot.running.is_empty() {
-        return String::new();
-    }
-    let rows = snapshot.running.iter().map(|run| {
+fn running<'r>(runs: impl Iterator<Item = &'r Running>, now: Timestamp) -> String {
+    let rows = concat(runs.map(|run| {
         format!(
             "<li>{} of <strong>{}</strong>, {}: {} {}</li>\n",
             run.task,
@@ -144,8 +141,8 @@ fn running(snapshot: &Snapshot, now: Timestamp) -> String {
             escaped(&run.step),
             progress(run),
         )
-    });
-    section("running", "Running now", &format!("<ul>\n{}</ul>\n", concat(rows)))
+    }));
+    if rows.is_empty() { rows } else { section("running", "Running now", &format!("<ul>\n{rows}</ul>\n")) }
 }
 
 fn progress(run: &Running) -> String {

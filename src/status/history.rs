@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Findings, how_it_ended, proof, said};
 use crate::backup_set::Kind;
@@ -73,7 +73,7 @@ pub struct PastRun {
 }
 
 /// The last upgrade, as the journal has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PastUpgrade {
     /// It must still be carried to an end.
     pub is_open: bool,
@@ -85,6 +85,37 @@ pub struct PastUpgrade {
     pub started_at: Timestamp,
     /// When the journal was last written.
     pub updated_at: Timestamp,
+    /// What of its plan and its report is told.
+    #[serde(flatten)]
+    pub told: ToldOfUpgrade,
+}
+
+/// Some words of the plan and of the report, which have their home above this room.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ToldOfUpgrade {
+    /// The major it left.
+    pub from: String,
+    /// The major it goes to.
+    pub to: String,
+    /// How the data go over.
+    pub method: String,
+    /// The steps that were done, and how long each took, in seconds.
+    #[serde(rename = "seconds")]
+    pub steps: Vec<(String, f64)>,
+    /// Why it was undone.
+    pub failure: Option<String>,
+    /// What is left for the operator to do.
+    pub left_to_do: Vec<String>,
+}
+
+impl ToldOfUpgrade {
+    /// Of the plan and the report, as JSON; what is missing there is empty here.
+    fn of(plan: &str, report: &str) -> Self {
+        let read = |text: &str| serde_json::from_str::<Self>(text).unwrap_or_default();
+        let (plan, report) = (read(plan), read(report));
+        Self { from: plan.from, to: plan.to, method: plan.method, ..report }
+    }
 }
 
 /// Tells what was found.
@@ -99,6 +130,7 @@ pub(super) fn of_cluster(findings: &Findings<'_>) -> History {
             step: upgrade.step.clone(),
             started_at: upgrade.started_at,
             updated_at: upgrade.updated_at,
+            told: ToldOfUpgrade::of(&upgrade.plan, &upgrade.report),
         }),
     }
 }
@@ -129,5 +161,27 @@ fn past_run(run: &RunRecord, dead: &[String]) -> PastRun {
         seconds: run.ended_at.map(|end| end.duration_since(run.started_at).as_secs_f64()),
         result,
         message: said(run, dead),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::UpgradeMethod;
+    use crate::upgrade::Report;
+
+    #[test]
+    fn the_words_of_the_journal_are_understood() {
+        let report = Report {
+            seconds: vec![("stop".to_owned(), 1.5)],
+            failure: Some("the disk is full".to_owned()),
+            left_to_do: vec!["reindex".to_owned()],
+            ..Report::default()
+        };
+        let plan = serde_json::json!({ "version": 1, "from": "9.6", "to": "18", "method": UpgradeMethod::PgUpgrade });
+        let told = ToldOfUpgrade::of(&plan.to_string(), &serde_json::to_string(&report).expect("JSON"));
+        assert_eq!((told.from.as_str(), told.to.as_str(), told.method.as_str()), ("9.6", "18", "pg_upgrade"));
+        assert_eq!((told.steps, told.failure, told.left_to_do), (report.seconds, report.failure, report.left_to_do));
+        assert_eq!(ToldOfUpgrade::of("rubbish", ""), ToldOfUpgrade::default());
     }
 }

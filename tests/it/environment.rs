@@ -259,6 +259,13 @@ fn a_server_gets_its_secrets_and_settings_from_consul() {
     for (name, value) in [("ADMIN_USER", "boss"), ("ADMIN_PASS", "from consul"), ("TZ", "Europe/Berlin")] {
         done(&consul, &["set", "shop", name, value]).ok();
     }
+    let setting = |name: &str, text: &str| {
+        let path = format!("/v1/kv/pglife/config/clusters/shop/{name}");
+        assert_eq!(crate::consul::ask(consul.port, "PUT", &path, None, text).0, 200);
+    };
+    setting("20-memory.conf", "work_mem = '7MB'\n");
+    setting("30-more.conf", "maintenance_work_mem = '70MB'\n");
+    setting("pg_hba.conf", "local all all trust\n");
     let address = format!("CONSUL_HTTP_ADDR=127.0.0.1:{}", consul.port);
     let binary = format!("{}:/pglife/pglife:ro", executable());
     let container = house.foreign(
@@ -270,6 +277,8 @@ fn a_server_gets_its_secrets_and_settings_from_consul() {
             &address,
             "-e",
             "PGLIFE_CLUSTER=shop",
+            "-e",
+            "PGLIFE_SETTINGS=consul",
             "-v",
             &binary,
             "pglife/postgres:17",
@@ -289,6 +298,26 @@ fn a_server_gets_its_secrets_and_settings_from_consul() {
         "tr '\\0' '\\n' </proc/1/environ; cat /proc/*/cmdline | tr '\\0' ' '",
     ]);
     assert!(server.contains("TZ=Europe/Berlin") && !server.contains("from consul"), "{server}");
+
+    // Its settings too: those that are gone go, those that somebody put there stay, and who may enter is not among them.
+    let shown =
+        || sql(&container, "postgres", "select current_setting('work_mem') || current_setting('maintenance_work_mem')");
+    assert_eq!(shown(), "7MB70MB");
+    let files =
+        || docker(&["exec", &container, "ls", "-A", "/config"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(files(), "20-memory.conf 30-more.conf");
+    let log = try_docker(&["logs", &container]).stderr;
+    assert!(log.contains("clusters/shop/pg_hba.conf is left out"), "{log}");
+    docker(&["exec", &container, "sh", "-c", "echo \"work_mem = '9MB'\" >/config/40-own.conf"]);
+    setting("20-memory.conf", "work_mem = '8MB'\n");
+    setting("40-own.conf", "work_mem = '1MB'\n");
+    let gone = crate::consul::ask(consul.port, "DELETE", "/v1/kv/pglife/config/clusters/shop/30-more.conf", None, "");
+    assert_eq!(gone.0, 200);
+    docker(&["restart", &container]);
+    wait_for("the server", || try_docker(&["exec", &container, "pg_isready", "-q"]).exit == 0);
+    assert_eq!((shown().as_str(), files().as_str()), ("9MB64MB", "20-memory.conf 40-own.conf"));
+    let written = docker(&["exec", &container, "cat", "/config/20-memory.conf"]);
+    assert!(written.starts_with("# From Consul") && written.ends_with("\nwork_mem = '8MB'\n"), "{written}");
 
     // No executable, or no agent: it says so, and starts nothing.
     let nothing = house.foreign("nothing", &["-e", &address, "-e", "PGLIFE_CLUSTER=shop", "pglife/postgres:17"]);

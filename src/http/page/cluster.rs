@@ -17,12 +17,11 @@ const LISTED: usize = 50;
 /// The page of the cluster called `name`; None where there is no such cluster.
 pub(in crate::http) fn cluster_page(snapshot: &Snapshot, name: &str, now: Timestamp) -> Option<String> {
     let cluster = snapshot.clusters.iter().find(|cluster| cluster.cluster.as_str() == name)?.at(now);
-    let mut of_this = snapshot.clone();
-    of_this.running.retain(|run| run.cluster == cluster.cluster);
+    let runs_now = || snapshot.running.iter().filter(|run| run.cluster == cluster.cluster);
     let body = [
         "<nav><a href=\"/\">All clusters</a></nav>\n".to_owned(),
         checks(&cluster),
-        running(&of_this, now),
+        running(runs_now(), now),
         charts(&cluster.history),
         backups(&cluster.history),
         runs(&cluster.history),
@@ -31,7 +30,7 @@ pub(in crate::http) fn cluster_page(snapshot: &Snapshot, name: &str, now: Timest
     ];
     let word = level(&cluster).as_str();
     let title = format!("{name}: {word}");
-    let refresh = if of_this.running.is_empty() { 30 } else { 5 };
+    let refresh = if runs_now().next().is_none() { 30 } else { 5 };
     let heading = format!(
         "<h1>{} <span class=\"badge {word}\">{word}</span></h1>\n<p>PostgreSQL {}</p>\n",
         escaped(name),
@@ -172,15 +171,31 @@ fn result(run: &PastRun) -> String {
 
 fn upgrade(cluster: &ClusterStatus) -> String {
     let Some(upgrade) = &cluster.history.upgrade else { return String::new() };
-    let content = format!(
-        "<p>{}, at the step {}. It began {}, the journal was last written {}.</p>\n\
-         <p>The plan, every step and the report: <code>pglife upgrade status {}</code></p>\n",
+    let mut content = format!(
+        "<p>PostgreSQL {} to {} by {}: {}, at the step {}. It began {}, the journal was last written {}.</p>\n",
+        escaped(&upgrade.told.from),
+        escaped(&upgrade.told.to),
+        escaped(&upgrade.told.method),
         escaped(&upgrade.phase),
         escaped(&upgrade.step),
         moment(upgrade.started_at),
         moment(upgrade.updated_at),
-        escaped(cluster.cluster.as_str())
     );
+    if let Some(failure) = &upgrade.told.failure {
+        content.push_str(&format!("<p>It was undone because: {}</p>\n", escaped(failure)));
+    }
+    if !upgrade.told.left_to_do.is_empty() {
+        let left = concat(upgrade.told.left_to_do.iter().map(|left| format!("<li>{}</li>\n", escaped(left))));
+        content.push_str(&format!("<p>Left for you to do:</p>\n<ul>\n{left}</ul>\n"));
+    }
+    if !upgrade.told.steps.is_empty() {
+        let rows = upgrade.told.steps.iter().map(|(step, seconds)| vec![escaped(step), shown_seconds(*seconds)]);
+        content.push_str(&table(&["Step", "Took"], rows));
+    }
+    content.push_str(&format!(
+        "<p>The plan and the whole report: <code>pglife upgrade status {}</code></p>\n",
+        escaped(cluster.cluster.as_str())
+    ));
     section("upgrade", "The last upgrade", &content)
 }
 
