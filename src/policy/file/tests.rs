@@ -147,6 +147,7 @@ fn the_smallest_policy_has_defaults() {
     image = "pglife/postgres:17"
     container = "chado-db"
     data_container = "chado-data"
+    register = false
     port = 5432
     admin_user = "admin"
 
@@ -619,4 +620,29 @@ proptest! {
         let text: String = values.iter().map(|((path, _), value)| format!("{path} = {value}\n")).collect::<Vec<_>>().concat();
         problems(&text);
     }
+}
+
+#[test]
+fn problems_of_rehearsals_and_of_the_database_s_service_are_told() {
+    let told = problems(
+        "[cluster]\nmajor = '17'\nregister = true\n[backup.dump]\nrepos = ['local']\n[rehearsal]\nto = 'next'\n",
+    );
+    insta::assert_snapshot!(told, @r#"
+    policies/chado.toml:3:12: cluster.register: there is no Consul to register the database in
+        help: add [consul] to pglife.toml, or remove the key
+    policies/chado.toml:6:1: rehearsal.schedule: schedule is missing
+        help: five fields: minute hour day month weekday, such as "30 2 * * *"; or @hourly, @daily, @weekly, @monthly, @yearly
+    policies/chado.toml:7:6: rehearsal.to: PostgreSQL major version "next" is not valid: one number since 10 ("17"), two before ("9.4")
+        help: a quoted major version: "17", or "9.6" before 10
+    "#);
+}
+
+#[test]
+fn a_cluster_that_has_the_major_has_nothing_to_rehearse() {
+    let tasks = |to: &str| {
+        let policy = policy(&format!("[cluster]\nmajor = '17'\n[rehearsal]\nto = '{to}'\nschedule = '@weekly'\n"));
+        policy.schedules().map(|(task, _)| task.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(tasks("18"), ["rehearsal"]);
+    assert!(tasks("17").is_empty() && tasks("9.6").is_empty());
 }

@@ -62,7 +62,7 @@ fn a_drill_that_cannot_begin_is_in_the_record() {
     // The rehearsal of an upgrade is no drill, whatever comes of it.
     drill(&house, &[&cluster, "--to", "18"], 12);
     assert_eq!(proof(&house, &cluster)["failures_since_success"], 0);
-    assert_eq!(events(&house, "drill.rehearsed").len(), 1);
+    assert_eq!(events(&house, "drill.rehearsal_failed").len(), 1);
 }
 
 #[test]
