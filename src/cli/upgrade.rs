@@ -181,6 +181,9 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         steps.push(format!("copy the programs of PostgreSQL {} out of {}", plan.from, plan.old_image.name));
     }
     let downtime = plan.expected_downtime.map(|seconds| format!(", for about {seconds} s")).unwrap_or_default();
+    if !plan.dependents.is_empty() {
+        steps.push(format!("stop what depends on it, in this order: {}", plan.dependents.join(", ")));
+    }
     steps.extend([
         format!("stop container {container}; from here on nobody is served{downtime}"),
         format!(
@@ -198,8 +201,12 @@ fn steps(prepared: &Prepared) -> Vec<String> {
             plan.kept_container, plan.kept_data_container
         ),
         format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
-        "write the new major into the policy; take the first backup".to_owned(),
+        "write the new major into the policy".to_owned(),
     ]);
+    if !plan.dependents.is_empty() {
+        steps.push("bring back what depends on it, each when the one before it is healthy".to_owned());
+    }
+    steps.push("take the first backup".to_owned());
     steps
 }
 

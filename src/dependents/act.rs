@@ -44,6 +44,14 @@ pub struct Look {
 }
 
 impl Look {
+    /// Those that go down with the database, in that order: they run, and nobody has taken them down already.
+    pub fn would_go_down(&self) -> impl Iterator<Item = &Follower> {
+        self.followers.iter().rev().filter(|follower| {
+            let is_taken = self.taken.iter().any(|taken| taken.name == follower.name);
+            follower.on_down != OnDown::Nothing && !is_taken && follower.running && !follower.paused
+        })
+    }
+
     /// Who follows it, as it is shown.
     pub fn listed(self) -> Vec<Dependent> {
         let listed = self.followers.into_iter().map(|follower| {
@@ -277,11 +285,7 @@ impl Dependents<'_> {
     pub async fn take_all_down(&self, reason: &str) -> Result<usize, OperationError> {
         let look = self.look().await?;
         let mut count = 0;
-        for follower in look.followers.iter().rev() {
-            let is_taken = look.taken.iter().any(|taken| taken.name == follower.name);
-            if follower.on_down == OnDown::Nothing || is_taken || !follower.running || follower.paused {
-                continue;
-            }
+        for follower in look.would_go_down() {
             self.take_down(follower, follower.how(), true, follower.comes_back(), reason).await?;
             count += 1;
         }

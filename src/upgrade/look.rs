@@ -11,6 +11,7 @@ use super::rehearsal;
 use crate::backup;
 use crate::cluster::{ClusterName, PgMajor, VolumeName};
 use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
+use crate::dependents::act::Dependents;
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
@@ -150,6 +151,7 @@ async fn look(
     findings.extend(preflight::missing_in_image(&survey, &installation, &reference, request.to));
     let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
     let suffix = |name: &str| format!("{name}-pg{}", profile.major);
+    let dependents = Dependents { control, engine, policy }.look().await?;
     let mut plan = UpgradePlan {
         version: plan::PLAN_VERSION,
         cluster: policy.name.clone(),
@@ -183,6 +185,7 @@ async fn look(
             .then(|| request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to)))
             .or_else(|| request.image.clone()),
         sorting: vec![],
+        dependents: dependents.would_go_down().map(|follower| follower.name.clone()).collect(),
         needed_bytes: preflight::needed_bytes(&profile),
         expected_downtime: None,
     };

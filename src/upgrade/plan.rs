@@ -64,6 +64,9 @@ pub struct UpgradePlan {
     /// built anew for it.
     #[serde(default)]
     pub sorting: Vec<String>,
+    /// Containers that go down with the cluster, in that order, as it was when the plan was made.
+    #[serde(default)]
+    pub dependents: Vec<String>,
     /// Bytes that the new volume needs.
     #[serde(default)]
     pub needed_bytes: u64,

@@ -286,6 +286,10 @@ fn an_upgrade_takes_them_down_and_brings_them_back_whichever_way_it_ends() {
     }
 
     // Upgraded, and back again.
+    let plan = house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--plan"]).ok().stdout;
+    let order: Vec<&str> = scene.chain.iter().rev().map(String::as_str).collect();
+    let listed = format!("in this order: {}", order.join(", "));
+    assert!(plan.contains(&listed), "{plan}");
     house.pglife(&["upgrade", cluster, "--to", "18", "--method", "dump", "--yes"]).ok();
     assert_eq!(story(&scene)[12..], there_and_back);
     house.pglife(&["upgrade", "rollback", cluster]).ok();
