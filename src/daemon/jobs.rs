@@ -25,8 +25,22 @@ pub(super) struct Job {
     pub(super) board: Arc<Board>,
     pub(super) policy: Policy,
     pub(super) task: Task,
-    /// The slot that was remembered before this one.
+    /// The slot it is of; None for what is not scheduled.
+    pub(super) taken: Option<Taken>,
+}
+
+/// A slot that was taken, and is remembered.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// When it was due.
+    pub(super) slot: Timestamp,
+    /// What was remembered before.
     pub(super) before: Option<Fired>,
+}
+
+/// As the log shows it.
+pub(super) fn shown(taken: Option<&Taken>) -> String {
+    taken.map_or_else(|| "-".to_owned(), |taken| taken.slot.to_string())
 }
 
 /// What came of it.
@@ -34,7 +48,7 @@ pub(super) struct Ended {
     pub(super) cluster: ClusterName,
     pub(super) task: Task,
     pub(super) outcome: Outcome,
-    pub(super) before: Option<Fired>,
+    pub(super) taken: Option<Taken>,
     pub(super) seconds: f64,
 }
 
@@ -69,8 +83,8 @@ pub(super) async fn run(job: Job) -> Ended {
         Task::Verify => verify(&job).await,
         Task::Upgrade => see_to_upgrade(&job).await,
     };
-    let Job { policy, task, before, .. } = job;
-    Ended { cluster: policy.name, task, outcome, before, seconds: begun.elapsed().as_secs_f64() }
+    let Job { policy, task, taken, .. } = job;
+    Ended { cluster: policy.name, task, outcome, taken, seconds: begun.elapsed().as_secs_f64() }
 }
 
 async fn back_up(job: &Job, kind: Kind) -> Outcome {

@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 
 use super::admission::{Claim, ClaimKind, Limits, admit};
 use super::agenda::{Step, decide, entries, remembered};
-use super::jobs::{self, Ended, Job};
+use super::jobs::{self, Ended, Job, Taken};
 use super::keeper::share;
 use super::{Daemon, announce};
 use crate::cluster::ClusterName;
@@ -46,7 +46,9 @@ impl Daemon {
                     return;
                 }
                 match step {
-                    Step::Start(_) => self.start(policy, entry.task, claim, before, now),
+                    Step::Start(slot) => {
+                        self.start(policy, entry.task, claim, Some(Taken { slot: slot.at, before }), now);
+                    }
                     Step::Miss { slot, lateness } => {
                         let text = format!(
                             "the {} of {} was missed: a start would be {lateness} late; the next one is on time",
@@ -97,7 +99,7 @@ impl Daemon {
         share(consul, &self.fence, cluster, &self.fired).await
     }
 
-    pub(super) fn start(&mut self, policy: &Policy, task: Task, claim: Claim, before: Option<Fired>, now: Timestamp) {
+    pub(super) fn start(&mut self, policy: &Policy, task: Task, claim: Claim, taken: Option<Taken>, now: Timestamp) {
         self.claims.insert((policy.name.clone(), task), claim);
         self.board.change(|snapshot| {
             snapshot.running.push(Running {
@@ -110,14 +112,14 @@ impl Daemon {
                 expected_bytes: None,
             });
         });
-        tracing::info!(cluster = %policy.name, %task, "a run starts");
+        tracing::info!(cluster = %policy.name, %task, slot = jobs::shown(taken.as_ref()), "a run starts");
         self.announcer.tell(announce::News::Begins(policy.name.clone(), task.as_str()));
         let job = Job {
             control: Arc::clone(&self.control),
             board: Arc::clone(&self.board),
             policy: policy.clone(),
             task,
-            before,
+            taken,
         };
         let handle = tokio::runtime::Handle::current();
         // A thread of its own: pruning and listing block.
@@ -134,7 +136,7 @@ impl Daemon {
                 std::panic::resume_unwind(error.into_panic());
             }
         };
-        let Ended { cluster, task, outcome, before, seconds } = ended;
+        let Ended { cluster, task, outcome, taken, seconds } = ended;
         self.claims.remove(&(cluster.clone(), task));
         self.board.change(|snapshot| {
             snapshot.running.retain(|running| running.cluster != cluster || running.task != task.as_str());
@@ -142,8 +144,9 @@ impl Daemon {
         match outcome {
             // Somebody was quicker: the slot is still to be run.
             jobs::Outcome::Busy => {
-                tracing::debug!(%cluster, %task, "another run works on the cluster; it is tried again");
-                self.forget(&cluster, task, before);
+                let slot = jobs::shown(taken.as_ref());
+                tracing::info!(%cluster, %task, slot, "another run works on the cluster; it is tried again");
+                self.forget(&cluster, task, taken.and_then(|taken| taken.before));
                 if task == Task::Upgrade {
                     self.upgrades.outrun(&cluster);
                 }

@@ -46,5 +46,6 @@ mod secrets;
 mod selftest;
 mod storage;
 mod trouble;
+mod two_daemons;
 mod upgrade;
 mod volume;

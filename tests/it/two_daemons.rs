@@ -1,0 +1,251 @@
+//! Two daemons, one Consul: whoever is killed, hangs, is cut off or loses its session, no slot runs twice, and the other takes over.
+
+#![expect(clippy::print_stderr, reason = "libtest shows it where the test fails")]
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::consul::Consul;
+use crate::daemon::Daemon;
+use crate::house::{House, docker, wait_for};
+
+const NAMES: [&str; 2] = ["one", "two"];
+/// Disturbances besides those that the other one takes over from.
+const DISTURBANCES: usize = 18;
+/// As long as a session lives without its daemon, and the delay of the lock after that, with some room.
+const TAKEOVER: Duration = Duration::from_secs(90);
+
+/// The way from a daemon to Consul, which can be cut and mended.
+struct Way {
+    port: u16,
+    /// The connections; None while it is cut.
+    open: Arc<Mutex<Option<Vec<TcpStream>>>>,
+}
+
+impl Way {
+    fn to(consul: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let open = Arc::new(Mutex::new(Some(Vec::new())));
+        let connections = Arc::clone(&open);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let mut connections = connections.lock().expect("no panic");
+                let Some(connections) = connections.as_mut() else { continue };
+                let (Ok(client), Ok(agent)) = (client, TcpStream::connect(("127.0.0.1", consul))) else { continue };
+                for (from, to) in [(&client, &agent), (&agent, &client)] {
+                    let (from, to) = (from.try_clone().expect("a clone"), to.try_clone().expect("a clone"));
+                    connections.push(from.try_clone().expect("a clone"));
+                    std::thread::spawn(move || pass(from, to));
+                }
+            }
+        });
+        Self { port, open }
+    }
+
+    fn cut(&self) {
+        for connection in self.open.lock().expect("no panic").take().into_iter().flatten() {
+            connection.shutdown(Shutdown::Both).ok();
+        }
+    }
+
+    fn mend(&self) {
+        *self.open.lock().expect("no panic") = Some(Vec::new());
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16_384];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    to.shutdown(Shutdown::Both).ok();
+}
+
+/// Numbers that look random, and are the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        // Knuth's linear congruential generator; its high bits are good enough.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+struct Scene {
+    house: House,
+    consul: Consul,
+    ways: [Way; 2],
+    daemons: [Option<Daemon>; 2],
+}
+
+impl Scene {
+    fn new() -> Self {
+        let house = House::new("twodaemons");
+        let consul = Consul::forgetful(&house);
+        let ways = [Way::to(consul.port), Way::to(consul.port)];
+        let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+        for (name, way) in NAMES.iter().zip(&ways) {
+            let text = settings.replace("\"state\"", &format!("\"state-{name}\""));
+            let consul = format!("[consul]\naddress = \"http://127.0.0.1:{}\"\nwhen_away = \"wait\"\n", way.port);
+            let own = format!("[http]\nlisten = \"off\"\n[daemon]\ninstance = \"{name}\"\n");
+            house.write(&format!("{name}.toml"), &format!("{text}\n{consul}{own}"));
+        }
+        Self { house, consul, ways, daemons: [None, None] }
+    }
+
+    fn start(&mut self, which: usize) {
+        self.daemons[which] = Some(Daemon::start_with(&self.house, &format!("{}.toml", NAMES[which])));
+    }
+
+    /// Who holds the leader's lock, and by which session.
+    fn leader(&self) -> Option<(usize, String)> {
+        let session = self.consul.get("/v1/kv/pglife/leader")[0]["Session"].as_str()?.to_owned();
+        let name = self.consul.get("/v1/kv/pglife/leader?raw")["instance"].clone();
+        Some((NAMES.iter().position(|known| name == *known)?, session))
+    }
+
+    fn kill(&mut self, which: usize) {
+        self.daemons[which].take().expect("alive").kill();
+    }
+
+    fn disturb(&mut self, dice: &mut Dice) {
+        // More often than not whoever leads is hit.
+        let some = usize::try_from(dice.roll(2)).expect("small");
+        let which = self.leader().filter(|_| dice.roll(3) > 0).map_or(some, |(leader, _)| leader);
+        let pause = Duration::from_millis(500 + dice.roll(3500));
+        let what = dice.roll(4);
+        eprintln!(
+            "{}: {} for {pause:?}",
+            ["killed", "stopped", "cut off", "session ended"][usize::try_from(what).expect("small")],
+            NAMES[which]
+        );
+        match what {
+            0 => {
+                self.kill(which);
+                std::thread::sleep(pause);
+                self.start(which);
+            }
+            1 => {
+                let daemon = self.daemons[which].as_ref().expect("alive");
+                daemon.signal(Signal::STOP);
+                std::thread::sleep(pause);
+                daemon.signal(Signal::CONT);
+            }
+            2 => {
+                self.ways[which].cut();
+                std::thread::sleep(pause);
+                self.ways[which].mend();
+            }
+            _ => {
+                if let Some((_, session)) = self.leader() {
+                    self.consul.put(&format!("/v1/session/destroy/{session}"), &Value::Null);
+                }
+                std::thread::sleep(pause);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(dice.roll(3000)));
+    }
+
+    /// Waits until somebody leads; which one.
+    fn wait_for_leader(&self) -> usize {
+        let mut leader = None;
+        wait_for("a leader", || {
+            leader = self.leader();
+            leader.is_some()
+        });
+        leader.expect("just seen").0
+    }
+
+    fn wait_for_takeover_from(&self, which: usize) {
+        let began = Instant::now();
+        wait_for("the takeover", || self.leader().is_some_and(|(leader, _)| leader != which));
+        assert!(began.elapsed() < TAKEOVER, "{:?}", began.elapsed());
+        eprintln!("{} took over after {:?}", NAMES[1 - which], began.elapsed());
+    }
+
+    /// How often each slot was begun, and not given back because somebody else worked on the cluster.
+    fn slots(&self) -> BTreeMap<(String, String), i32> {
+        let log = std::fs::read_to_string(self.house.path("daemon.log")).expect("a log");
+        let mut slots = BTreeMap::new();
+        for line in log.lines() {
+            let count = if line.contains("a run starts") {
+                1
+            } else if line.contains("it is tried again") {
+                -1
+            } else {
+                continue;
+            };
+            let of = |key: &str| {
+                let (_, rest) = line.split_once(&format!(" {key}="))?;
+                Some(rest.split(' ').next()?.trim_matches('"').to_owned())
+            };
+            let (Some(cluster), Some(slot)) = (of("cluster"), of("slot")) else { continue };
+            *slots.entry((cluster, slot)).or_default() += count;
+        }
+        slots
+    }
+}
+
+#[test]
+fn each_slot_runs_once_whoever_is_killed_cut_off_or_loses_its_session() {
+    let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs();
+    let seed = std::env::var("PGLIFE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
+    eprintln!("PGLIFE_SEED={seed} repeats it");
+    let mut dice = Dice(seed);
+    let mut scene = Scene::new();
+    let every_minute = "[backup.dump]\nschedule = \"* * * * *\"\nrepos = [\"local\"]\n";
+    let clusters = ["a", "b"].map(|short| scene.house.cluster(short, "17", every_minute));
+    scene.start(0);
+    scene.start(1);
+    scene.wait_for_leader();
+    for _ in 0..DISTURBANCES / 2 {
+        scene.disturb(&mut dice);
+    }
+
+    // Gone for good: the other one takes over.
+    let leader = scene.wait_for_leader();
+    scene.kill(leader);
+    scene.wait_for_takeover_from(leader);
+    scene.start(leader);
+    for _ in DISTURBANCES / 2..DISTURBANCES {
+        scene.disturb(&mut dice);
+    }
+    // Cut off for longer than its session lives.
+    let leader = scene.wait_for_leader();
+    scene.ways[leader].cut();
+    scene.wait_for_takeover_from(leader);
+    scene.ways[leader].mend();
+
+    // In calm again both clusters are backed up, and nothing was begun twice.
+    scene.wait_for_leader();
+    let sets = |cluster: &str| scene.house.items(&["backups", "list", cluster]).len();
+    let before = clusters.each_ref().map(|cluster| sets(cluster));
+    wait_for("backups of both", || clusters.iter().zip(before).all(|(cluster, before)| sets(cluster) > before));
+    for daemon in scene.daemons.each_mut().into_iter().filter_map(Option::take) {
+        assert_eq!(daemon.stop(), 0);
+    }
+    let slots = scene.slots();
+    assert!(slots.len() >= 4 && slots.values().all(|count| (0..=1).contains(count)), "{slots:?}");
+    // The lock is free, and nothing is left of the runs that died.
+    assert!(scene.leader().is_none());
+    for (name, cluster) in NAMES.iter().zip(&clusters) {
+        let mut command = std::process::Command::new(crate::house::executable());
+        command.arg("--config").arg(scene.house.path(&format!("{name}.toml"))).args(["backup", cluster]);
+        assert!(command.output().expect("it runs").status.success(), "{name}");
+    }
+    let workers = clusters.iter().map(|cluster| {
+        let label = format!("label=pglife.cluster={cluster}");
+        docker(&["ps", "-aq", "--filter", &label, "--filter", "label=pglife.purpose=worker"])
+    });
+    assert_eq!(workers.collect::<String>(), "");
+}
