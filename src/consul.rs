@@ -93,7 +93,7 @@ impl ConsulError {
     pub fn next(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => {
-                "see why the agent does not answer: consul members; or correct `address` in [consul]"
+                "see why the agent does not answer: consul members; or correct `address` in [consul], and `ca` where it is about a certificate"
             }
             Self::Refused { .. } => "give the token the policy of docs/consul.md, or correct `token_file` in [consul]",
             Self::Answer { .. } | Self::Unreadable { .. } => "see what Consul says above, and its log",

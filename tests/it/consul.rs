@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::authority::{Authority, Signed};
 use crate::daemon::{Daemon, events, http_port};
 use crate::house::{House, docker, try_docker, wait_for};
 
@@ -75,13 +76,26 @@ impl Consul {
     /// An agent in development mode: a restart forgets everything.
     pub fn forgetful(house: &House) -> Self {
         let consul = Self { container: house.name("consul"), port: free_port(), token: None };
-        consul.run(house, "");
+        consul.run(house, &[], "");
         consul
+    }
+
+    /// A forgetful one that is reached over TLS, too; its port for that.
+    fn secure(house: &House, certificate: &Signed) -> (Self, u16) {
+        let consul = Self { container: house.name("consul"), port: free_port(), token: None };
+        let (https, mut mounts) = (free_port(), Vec::new());
+        for (file, place) in [(&certificate.certificate, "/tls/cert.pem"), (&certificate.key, "/tls/key.pem")] {
+            mounts.extend(["-v".to_owned(), format!("{}:{place}:ro", file.display())]);
+        }
+        let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
+        let rules = "cert_file = \"/tls/cert.pem\" key_file = \"/tls/key.pem\"";
+        consul.run(house, &mounts, &format!("ports {{ https = {https} }} {rules}"));
+        (consul, https)
     }
 
     /// Starts a forgetful one again that was removed, at the same port.
     pub fn restart(&self, house: &House) {
-        self.run(house, "");
+        self.run(house, &[], "");
     }
 
     /// An agent that refuses whoever has no token.
@@ -95,11 +109,11 @@ impl Consul {
         let rules = format!(
             "acl {{ enabled = true default_policy = \"deny\" tokens {{ master = \"{ROOT}\" agent = \"{ROOT}\" }} }}"
         );
-        self.run(house, &rules);
+        self.run(house, &[], &rules);
     }
 
     /// In the network of this machine, as an agent is: it asks the daemon how it is.
-    fn run(&self, house: &House, rules: &str) {
+    fn run(&self, house: &House, mounts: &[&str], rules: &str) {
         let ports = [("server", free_port()), ("serf-lan", free_port()), ("serf-wan", free_port())];
         let ports = ports.map(|(name, port)| format!("-{name}-port={port}"));
         let http = format!("-http-port={}", self.port);
@@ -116,7 +130,8 @@ impl Consul {
         let more = [&http, &ports[0], &ports[1], &ports[2]].map(String::as_str);
         let rules = ["-hcl", rules];
         let rules = if rules[1].is_empty() { &[][..] } else { &rules[..] };
-        house.foreign("consul", &[&["--network", "host", "pglife/test-consul"], &command[..], &more, rules].concat());
+        let image = ["--network", "host", "pglife/test-consul"];
+        house.foreign("consul", &[mounts, &image, &command[..], &more, rules].concat());
         wait_for("a leader", || self.get("/v1/status/leader").as_str().is_some_and(|leader| !leader.is_empty()));
     }
 
@@ -246,6 +261,39 @@ fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
     assert!(consul.get("/v1/kv/pglife/leader")[0]["Session"].is_null(), "the lock is free");
     let lock = &consul.get(&format!("/v1/kv/pglife/locks/{cluster}"))[0];
     assert!(lock.is_object() && lock["Session"].is_null(), "there was a lock, and it is free: {lock}");
+}
+
+#[test]
+fn consul_is_spoken_to_over_tls_where_its_authority_is_known() {
+    let house = House::new("consultls");
+    let (authority, stranger) = (Authority::new(house.path("authority")), Authority::new(house.path("stranger")));
+    let (consul, https) = Consul::secure(&house, &authority.sign("consul", "subjectAltName = IP:127.0.0.1"));
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    let trusting = |address: &str, ca: Option<&Authority>| {
+        let ca = ca.map_or_else(String::new, |ca| format!("ca = \"{}\"\n", ca.certificate().display()));
+        let consul = format!("\n[consul]\naddress = \"https://{address}:{https}\"\n{ca}[http]\nlisten = \"off\"\n");
+        house.write("pglife.toml", &(settings.clone() + &consul));
+    };
+    trusting("127.0.0.1", Some(&authority));
+    let cluster = house.cluster("safe", "17", "");
+    house.pglife(&["env", "set", &cluster, "A", "1"]).ok();
+    assert_eq!(house.pglife(&["env", "get", &cluster, "A"]).ok().stdout, "1");
+    house.backup(&cluster);
+    assert!(consul.get(&format!("/v1/kv/pglife/locks/{cluster}"))[0].is_object(), "the backup's lock was there");
+    let daemon = Daemon::start(&house);
+    wait_for("the checks", || consul.is(&format!("pglife-backup-{cluster}-dump"), "passing"));
+    assert_eq!(daemon.stop(), 0);
+
+    // Somebody else's authority, the system's, and another name than the certificate's.
+    for (address, ca) in [("127.0.0.1", Some(&stranger)), ("127.0.0.1", None), ("localhost", Some(&authority))] {
+        trusting(address, ca);
+        house.pglife(&["env", "get", &cluster, "A"]).exits(13).says(&["certificate", "`ca`", "next:"]);
+    }
+    // Without TLS nothing is told to the port, and nothing waits for ever.
+    trusting("127.0.0.1", None);
+    let text = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    house.write("pglife.toml", &text.replace("https://", "http://"));
+    house.pglife(&["env", "get", &cluster, "A"]).exits(13).says(&["next:"]);
 }
 
 /// A lock of a machine that hangs: it is seen, and broken by hand only.
