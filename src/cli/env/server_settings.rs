@@ -29,6 +29,8 @@ pub(super) fn write(
     };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let present = present(folder).map_err(failed)?;
+    // Some tools make a key for a folder, too.
+    let keys = keys.into_iter().filter(|(name, _)| !name.is_empty() && !name.ends_with('/'));
     for step in steps(keys, &present) {
         match step {
             Step::Write { name, text } => replace(folder, &name, from, &text).map_err(failed)?,
