@@ -160,7 +160,7 @@ pub async fn run(
             () = cancel.cancelled() => break,
             () = ticker.next() => {}
             _ = hangup.recv() => daemon.reload(path, true),
-            Some(ended) = daemon.jobs.join_next() => daemon.ended(ended),
+            Some(ended) = daemon.jobs.join_next() => daemon.ended(ended).await,
             Some(looked) = daemon.looks.join_next() => daemon.looked_at(looked),
             Some(news) = news.recv() => daemon.hear(news).await,
             Ok(()) = policies.changed() => daemon.learn(policies.borrow_and_update().clone(), path),
@@ -288,8 +288,8 @@ impl Daemon {
     /// Takes up what the keeper tells.
     async fn hear(&mut self, news: News) {
         match news {
-            News::Leader(theirs) => {
-                for key in merge(&mut self.fired, theirs) {
+            News::Leader(shared) => {
+                for key in merge(&mut self.fired, shared) {
                     let Some(fired) = self.fired.get(&key) else { continue };
                     if let Err(error) = self.control.state.set_fired(&key.0, &key.1, fired) {
                         tracing::warn!("a slot of another daemon could not be remembered: {error}");
@@ -389,7 +389,7 @@ impl Daemon {
             // Waiting is all that is cut short here: the run goes on.
             let waited = tokio::time::timeout(left.min(Duration::from_secs(5)), self.jobs.join_next()).await;
             match waited {
-                Ok(Some(ended)) => self.ended(ended),
+                Ok(Some(ended)) => self.ended(ended).await,
                 Ok(None) => break,
                 Err(_) if Instant::now() < deadline => {}
                 Err(_) if exit == Exit::Ok => {

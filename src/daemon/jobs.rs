@@ -35,7 +35,7 @@ pub(super) struct Taken {
     /// When it was due.
     pub(super) slot: Timestamp,
     /// What was remembered before.
-    pub(super) before: Option<Fired>,
+    pub(super) before: Fired,
 }
 
 /// As the log shows it.

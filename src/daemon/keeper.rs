@@ -41,8 +41,8 @@ const BACKUPS: &str = "pglife-backup";
 /// What the loop is told.
 #[derive(Debug)]
 pub(super) enum News {
-    /// This daemon leads from now on; these slots were fired by others.
-    Leader(FiredSlots),
+    /// This daemon leads from now on; these slots are in KV.
+    Leader(SharedSlots),
     /// It does not lead.
     Other(Role),
     /// Consul came, or went.
@@ -72,14 +72,35 @@ struct Schedule(BTreeMap<String, Slot>);
 struct Slot {
     schedule: String,
     at: Timestamp,
+    /// The daemon that wrote it.
+    #[serde(default)]
+    by: String,
 }
 
+/// A slot as it is in KV.
+#[derive(Debug)]
+pub(super) struct SharedSlot {
+    fired: Fired,
+    /// This daemon wrote it, and knows better: it may have taken it back, or never heard that it was written.
+    is_ours: bool,
+}
+
+/// The slots in KV, by cluster and task.
+pub(super) type SharedSlots = BTreeMap<(ClusterName, String), SharedSlot>;
+
 /// Writes the slots of a cluster where a later leader finds them. False: they are not written, and nothing may start.
-pub(super) async fn share(consul: &Consul, fence: &Fence, cluster: &ClusterName, fired: &FiredSlots) -> bool {
+pub(super) async fn share(
+    consul: &Consul,
+    fence: &Fence,
+    instance: &str,
+    cluster: &ClusterName,
+    fired: &FiredSlots,
+) -> bool {
     let Some(session) = fence.session() else { return false };
     let of_cluster = fired.iter().filter(|((name, _), _)| name == cluster);
-    let slots =
-        of_cluster.map(|((_, task), fired)| (task.clone(), Slot { schedule: fired.schedule.clone(), at: fired.at }));
+    let slots = of_cluster.map(|((_, task), fired)| {
+        (task.clone(), Slot { schedule: fired.schedule.clone(), at: fired.at, by: instance.to_owned() })
+    });
     let text = serde_json::to_string(&Schedule(slots.collect())).expect("texts");
     match consul.put_as(&session, &consul.key(&format!("state/{cluster}/schedule")), &text).await {
         Ok(written) => written,
@@ -90,13 +111,13 @@ pub(super) async fn share(consul: &Consul, fence: &Fence, cluster: &ClusterName,
     }
 }
 
-/// Takes the newer of two memories.
-pub(super) fn merge(ours: &mut FiredSlots, theirs: FiredSlots) -> Vec<(ClusterName, String)> {
+/// Takes what others know newer, and what was forgotten here.
+pub(super) fn merge(ours: &mut FiredSlots, shared: SharedSlots) -> Vec<(ClusterName, String)> {
     let mut changed = Vec::new();
-    for (key, fired) in theirs {
-        let newer = ours.get(&key).is_none_or(|known| known.at < fired.at);
+    for (key, slot) in shared {
+        let newer = ours.get(&key).is_none_or(|known| !slot.is_ours && known.at < slot.fired.at);
         if newer {
-            ours.insert(key.clone(), fired);
+            ours.insert(key.clone(), slot.fired);
             changed.push(key);
         }
     }
@@ -184,8 +205,9 @@ impl Keeper {
     }
 
     /// Every slot in KV.
-    async fn slots(&self) -> Result<FiredSlots, ConsulError> {
-        let mut slots = FiredSlots::new();
+    async fn slots(&self) -> Result<SharedSlots, ConsulError> {
+        let instance = self.board.read().instance;
+        let mut slots = SharedSlots::new();
         let below = self.consul.key("state");
         for pair in self.consul.list(&below).await? {
             let Some(rest) = pair.key.strip_prefix(&below).and_then(|rest| rest.strip_prefix('/')) else { continue };
@@ -195,7 +217,9 @@ impl Keeper {
                 continue;
             };
             for (task, slot) in of_cluster {
-                slots.insert((cluster.clone(), task), Fired { schedule: slot.schedule, at: slot.at });
+                let is_ours = slot.by == instance;
+                let fired = Fired { schedule: slot.schedule, at: slot.at };
+                slots.insert((cluster.clone(), task), SharedSlot { fired, is_ours });
             }
         }
         Ok(slots)
@@ -529,14 +553,21 @@ mod tests {
     use crate::status::Disproven;
 
     #[test]
-    fn the_newer_memory_counts() {
+    fn the_newer_memory_of_others_counts_and_of_our_own_what_was_forgotten() {
         let key = |name: &str| (ClusterName::new(name).expect("a name"), "dump".to_owned());
         let fired = |second| Fired { schedule: "s".to_owned(), at: Timestamp::from_second(second).expect("a time") };
-        let mut ours = FiredSlots::from([(key("a"), fired(5)), (key("b"), fired(5))]);
-        let changed =
-            merge(&mut ours, FiredSlots::from([(key("a"), fired(7)), (key("b"), fired(3)), (key("c"), fired(1))]));
-        assert_eq!(changed, [key("a"), key("c")]);
-        assert_eq!((ours[&key("a")].clone(), ours[&key("b")].clone()), (fired(7), fired(5)));
+        let slot = |second, is_ours| SharedSlot { fired: fired(second), is_ours };
+        let mut ours = FiredSlots::from(["a", "b", "taken back"].map(|name| (key(name), fired(5))));
+        let shared = SharedSlots::from([
+            (key("a"), slot(7, false)),
+            (key("b"), slot(3, false)),
+            (key("c"), slot(1, false)),
+            (key("forgotten"), slot(2, true)),
+            (key("taken back"), slot(7, true)),
+        ]);
+        assert_eq!(merge(&mut ours, shared), ["a", "c", "forgotten"].map(key));
+        let after = ["a", "b", "c", "forgotten", "taken back"].map(|name| ours[&key(name)].clone());
+        assert_eq!(after, [7, 5, 1, 2, 5].map(fired));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinError;
 
 use super::admission::{Claim, ClaimKind, Limits, admit};
@@ -65,8 +65,9 @@ impl Daemon {
         }
     }
 
-    /// Remembers a slot on disk, and returns what was remembered before. Without that nothing may start.
-    fn remember(&mut self, cluster: &ClusterName, task: Task, fired: Fired) -> Result<Option<Fired>, ()> {
+    /// Remembers a slot on disk, and returns what was remembered before: of a schedule that is new, that it was there just before
+    /// the slot. Without that nothing may start.
+    fn remember(&mut self, cluster: &ClusterName, task: Task, fired: Fired) -> Result<Fired, ()> {
         if let Err(error) = self.control.state.set_fired(cluster, task.as_str(), &fired) {
             if self
                 .board
@@ -77,12 +78,14 @@ impl Daemon {
             return Err(());
         }
         self.board.flag("state", None);
-        Ok(self.fired.insert((cluster.clone(), task.as_str().to_owned()), fired))
+        let at = fired.at.checked_sub(SignedDuration::from_secs(1)).unwrap_or(fired.at);
+        let new = Fired { schedule: fired.schedule.clone(), at };
+        let before = self.fired.insert((cluster.clone(), task.as_str().to_owned()), fired);
+        Ok(before.filter(|before| before.schedule == new.schedule).unwrap_or(new))
     }
 
     /// Takes back what was remembered: nothing was started.
-    fn forget(&mut self, cluster: &ClusterName, task: Task, before: Option<Fired>) {
-        let Some(before) = before else { return };
+    fn forget(&mut self, cluster: &ClusterName, task: Task, before: Fired) {
         if self.control.state.set_fired(cluster, task.as_str(), &before).is_ok() {
             self.fired.insert((cluster.clone(), task.as_str().to_owned()), before);
         }
@@ -96,7 +99,8 @@ impl Daemon {
             self.unannounced = true;
             return true;
         }
-        share(consul, &self.fence, cluster, &self.fired).await
+        let instance = self.board.read().instance;
+        share(consul, &self.fence, &instance, cluster, &self.fired).await
     }
 
     pub(super) fn start(&mut self, policy: &Policy, task: Task, claim: Claim, taken: Option<Taken>, now: Timestamp) {
@@ -126,7 +130,7 @@ impl Daemon {
         self.jobs.spawn_blocking(move || handle.block_on(jobs::run(job)));
     }
 
-    pub(super) fn ended(&mut self, ended: Result<Ended, JoinError>) {
+    pub(super) async fn ended(&mut self, ended: Result<Ended, JoinError>) {
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
@@ -146,7 +150,11 @@ impl Daemon {
             jobs::Outcome::Busy => {
                 let slot = jobs::shown(taken.as_ref());
                 tracing::info!(%cluster, %task, slot, "another run works on the cluster; it is tried again");
-                self.forget(&cluster, task, taken.and_then(|taken| taken.before));
+                if let Some(taken) = taken {
+                    self.forget(&cluster, task, taken.before);
+                    // Else another daemon that takes over would take it for done.
+                    self.share(&cluster).await;
+                }
                 if task == Task::Upgrade {
                     self.upgrades.outrun(&cluster);
                 }

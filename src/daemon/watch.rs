@@ -24,7 +24,14 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Events come in showers.
 const SHOWER: Duration = Duration::from_millis(200);
 /// How soon an engine that went away is tried again, and how late at most.
-const RECONNECT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+const RECONNECT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// What is heard from a host: how often something happened, and how often the engine went away.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    events: u64,
+    ends: u64,
+}
 
 /// Watches with the newest of `controls` until `cancel`.
 pub(super) async fn run(
@@ -36,9 +43,10 @@ pub(super) async fn run(
         let control = Arc::clone(&controls.borrow_and_update());
         let round = cancel.child_token();
         let mut tasks = JoinSet::new();
-        let mut hosts: BTreeMap<HostName, watch::Sender<u64>> = BTreeMap::new();
+        let mut hosts: BTreeMap<HostName, watch::Sender<Heard>> = BTreeMap::new();
         for policy in control.configuration.policies.values() {
-            let happened = hosts.entry(policy.host.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+            let happened =
+                hosts.entry(policy.host.clone()).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
             tasks.spawn(follow(Arc::clone(&control), policy.clone(), Arc::clone(&board), happened, round.clone()));
         }
         for (host, happens) in hosts {
@@ -55,14 +63,14 @@ pub(super) async fn run(
 }
 
 /// Listens to the events of a host; after each interruption everything is looked at anew.
-async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Sender<u64>, cancel: CancellationToken) {
+async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Sender<Heard>, cancel: CancellationToken) {
     let mut pause = RECONNECT[0];
     while !cancel.is_cancelled() {
         // An event between the look and the first one that is heard must not be lost.
         let since = Timestamp::now() - SignedDuration::from_secs(1);
         if let Ok(engine) = control.engine(&host).await {
             let mut events = Box::pin(engine.container_events(since));
-            happens.send_modify(|count| *count += 1);
+            happens.send_modify(|heard| heard.events += 1);
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -71,7 +79,7 @@ async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Send
                 match event {
                     Some(Ok(name)) => {
                         tracing::trace!(%host, name, "something happened to a container");
-                        happens.send_modify(|count| *count += 1);
+                        happens.send_modify(|heard| heard.events += 1);
                         pause = RECONNECT[0];
                     }
                     Some(Err(error)) => {
@@ -81,6 +89,7 @@ async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Send
                     None => break,
                 }
             }
+            happens.send_modify(|heard| heard.ends += 1);
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -95,13 +104,18 @@ async fn follow(
     control: Arc<ControlPlane>,
     policy: Policy,
     board: Arc<Board>,
-    mut happened: watch::Receiver<u64>,
+    mut happened: watch::Receiver<Heard>,
     cancel: CancellationToken,
 ) {
     let mut memory = Memory::default();
     let mut engine = None;
+    let mut ends = happened.borrow().ends;
     while !cancel.is_cancelled() {
         let mut wait = LOOK;
+        let heard = *happened.borrow_and_update();
+        if std::mem::replace(&mut ends, heard.ends) != heard.ends {
+            memory.engine_is_away(Timestamp::now());
+        }
         if board.read().role == Role::Standby {
             // Another daemon watches; what this one knew is of no use when it takes over.
             memory = Memory::default();
@@ -112,6 +126,7 @@ async fn follow(
                 Err(error) => {
                     tracing::debug!(cluster = %policy.name, "{}", error.chain());
                     engine = None;
+                    memory.engine_is_away(Timestamp::now());
                 }
             }
         }

@@ -34,6 +34,9 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// When one that also depends on another cluster, which does not serve, is looked at again.
 const PUT_OFF: SignedDuration = SignedDuration::from_secs(5);
 
+/// Who ended so shortly before the engine went away ended with it: it stops its containers first, and gives them this time.
+const ENGINES_END: SignedDuration = SignedDuration::from_secs(15);
+
 const STARTED: &str = "it was started by somebody else";
 
 /// How the database is.
@@ -77,6 +80,10 @@ pub struct Memory {
     life: Option<String>,
     /// Who ran when the database last served.
     ran: BTreeSet<String>,
+    /// When each was last seen to run while the database served.
+    seen: BTreeMap<String, Timestamp>,
+    /// The engine went away since the database last served.
+    cut: bool,
     down_since: Option<Timestamp>,
     up_since: Option<Timestamp>,
     /// When dependents were taken down.
@@ -130,6 +137,14 @@ impl Memory {
     /// How often dependents were taken down lately.
     pub fn recent_downs(&self, now: Timestamp) -> usize {
         self.downs.iter().filter(|at| now.duration_since(**at) < COUNTED).count()
+    }
+
+    /// The engine went away. It ends its containers in any order; so who ran until then did not end by somebody's wish.
+    pub fn engine_is_away(&mut self, now: Timestamp) {
+        if !std::mem::replace(&mut self.cut, true) {
+            let lately = self.seen.iter().filter(|(_, at)| now.duration_since(**at) <= ENGINES_END);
+            self.ran.extend(lately.map(|(name, _)| name.clone()));
+        }
     }
 
     /// One was brought back.
@@ -219,6 +234,10 @@ fn up(memory: &mut Memory, life: &str, followers: &[Follower], taken: &[Taken], 
             .restart
             .extend(ran_on.filter(|follower| !is_taken(&follower.name)).map(|follower| follower.name.clone()));
     }
+    let is_same = memory.life.as_deref() == Some(life);
+    if let Some(step) = ended_with_engine(memory, is_same, followers, taken) {
+        return step;
+    }
     memory.life = Some(life.to_owned());
     let since = *memory.up_since.get_or_insert(now);
     let gone = taken.iter().find(|taken| followers.iter().all(|follower| follower.name != taken.name));
@@ -269,7 +288,36 @@ fn up(memory: &mut Memory, life: &str, followers: &[Follower], taken: &[Taken], 
     }
     let runs = followers.iter().filter(|follower| follower.running);
     memory.ran = runs.map(|follower| follower.name.clone()).collect();
+    memory.seen.retain(|_, at| now.duration_since(*at) <= ENGINES_END);
+    memory.seen.extend(memory.ran.iter().map(|name| (name.clone(), now)));
     wait.map_or(Step::Nothing, Step::Wait)
+}
+
+/// Remembers those that ended with the engine, as if they had been taken down: the engine starts the database again, and only
+/// those that are told to it.
+fn ended_with_engine(memory: &mut Memory, is_same: bool, followers: &[Follower], taken: &[Taken]) -> Option<Step> {
+    if !memory.cut || is_same {
+        memory.cut = false;
+        return None;
+    }
+    let is_owed = |follower: &&Follower| {
+        !follower.running
+            && follower.comes_back()
+            && follower.on_down != OnDown::Nothing
+            && memory.ran.contains(&follower.name)
+            && taken.iter().all(|taken| taken.name != follower.name)
+    };
+    let Some(follower) = followers.iter().rev().find(is_owed) else {
+        memory.cut = false;
+        return None;
+    };
+    Some(Step::TakeDown {
+        name: follower.name.clone(),
+        how: TakenHow::Stopped,
+        running: false,
+        remember: true,
+        reason: "the Docker engine went away, and the database with it".to_owned(),
+    })
 }
 
 #[cfg(test)]

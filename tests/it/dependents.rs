@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::daemon::{Daemon, events};
 use crate::house::{House, docker, try_docker, wait_for, wait_for_server};
 
+mod restarted;
+
 const STATE: &str = "{{.State.Status}}";
 
 fn state(container: &str) -> String {

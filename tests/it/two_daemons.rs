@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::consul::Consul;
 use crate::daemon::Daemon;
@@ -101,8 +101,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
-        let house = House::new("twodaemons");
+    fn new(test: &str) -> Self {
+        let house = House::new(test);
         let consul = Consul::forgetful(&house);
         let ways = [Way::to(consul.port), Way::to(consul.port)];
         let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
@@ -213,7 +213,7 @@ fn each_slot_runs_once_whoever_is_killed_cut_off_or_loses_its_session() {
     let seed = std::env::var("PGLIFE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(second);
     eprintln!("PGLIFE_SEED={seed} repeats it");
     let mut dice = Dice(seed);
-    let mut scene = Scene::new();
+    let mut scene = Scene::new("twodaemons");
     let every_minute = "[backup.dump]\nschedule = \"* * * * *\"\nrepos = [\"local\"]\n";
     let clusters = ["a", "b"].map(|short| scene.house.cluster(short, "17", every_minute));
     scene.start(0);
@@ -274,4 +274,32 @@ fn each_slot_runs_once_whoever_is_killed_cut_off_or_loses_its_session() {
         docker(&["ps", "-aq", "--filter", &label, "--filter", "label=pglife.purpose=worker"])
     });
     assert_eq!(workers.collect::<String>(), "");
+}
+
+/// A slot whose cluster somebody else works on is still to be run, by whoever leads then.
+#[test]
+fn a_slot_that_has_to_wait_is_not_lost_with_the_daemon_that_waited() {
+    let mut scene = Scene::new("twowait");
+    // A slot of this minute counts as punctual for another one; the next is tomorrow.
+    let now = jiff::Timestamp::now().strftime("%M %H * * *");
+    let dump = format!("[backup.dump]\nschedule = \"{now}\"\nrepos = [\"local\"]\n");
+    let cluster = scene.house.cluster("a", "17", &dump);
+    let answer = scene.consul.put("/v1/session/create", &json!({ "Name": "elsewhere", "LockDelay": "0s" }));
+    let session: Value = serde_json::from_str(&answer).expect("JSON");
+    let session = session["ID"].as_str().expect("an id");
+    let lock = format!("/v1/kv/pglife/locks/{cluster}?acquire={session}");
+    assert_eq!(scene.consul.put(&lock, &json!({ "op": "upgrade", "instance": "elsewhere" })), "true");
+
+    scene.start(0);
+    assert_eq!(scene.wait_for_leader(), 0);
+    scene.start(1);
+    let log = |house: &House| std::fs::read_to_string(house.path("daemon.log")).unwrap_or_default();
+    wait_for("an attempt", || log(&scene.house).contains("it is tried again"));
+    assert_eq!(scene.daemons[0].take().expect("alive").stop(), 0);
+    wait_for("the takeover", || scene.leader().is_some_and(|(leader, _)| leader == 1));
+    scene.consul.put(&format!("/v1/session/destroy/{session}"), &Value::Null);
+    wait_for("the backup", || !scene.house.items(&["backups", "list", &cluster]).is_empty());
+    assert_eq!(scene.daemons[1].take().expect("alive").stop(), 0);
+    let slots = scene.slots();
+    assert!(slots.len() == 1 && slots.values().all(|count| *count == 1), "{slots:?}");
 }

@@ -62,7 +62,7 @@ impl World {
                     return;
                 }
                 Step::TakeDown { name, how, running, remember, reason } => {
-                    assert!(matches!(self.database, Seen::Down(_)));
+                    assert!(matches!(self.database, Seen::Down(_)) || !running);
                     let id = self.one(&name).id.clone();
                     assert_eq!(running, self.one(&name).running);
                     match how {
@@ -170,6 +170,33 @@ fn a_restart_is_followed_by_those_who_want_it() {
     assert_eq!(world.done, ["~web"]);
     world.after(60_000).serves("2").after(1_000);
     assert_eq!(world.done, ["~web"]);
+}
+
+#[test]
+fn who_ended_with_the_engine_comes_back_with_it() {
+    for engine in [true, false] {
+        let mut world = World::new(&["api", "web", "job"]);
+        world.settle();
+        // One was stopped by hand, some time before.
+        world.after(10_000).one("job").running = false;
+        world.after(10_000).after(10_000);
+        // The engine ends its containers, not in order, before it goes away.
+        world.one("web").running = false;
+        world.after(1_000).one("api").running = false;
+        if engine {
+            world.memory.engine_is_away(world.now);
+        }
+        world.now += SignedDuration::from_secs(60);
+        world.database = Seen::Starting;
+        world.settle();
+        world.serves("2").after(1_000);
+        let expected: &[&str] = if engine { &["-web", "-api", "+api", "+web"] } else { &[] };
+        assert_eq!(world.done, expected);
+        // Once: what is stopped from now on stays so.
+        world.one("api").running = false;
+        world.after(1_000).serves("3").after(10_000);
+        assert_eq!(world.done, expected);
+    }
 }
 
 #[test]
