@@ -46,9 +46,14 @@ impl Daemon {
         Self { child: Some(command.spawn().expect("started")) }
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("alive").id()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let id = self.child.as_ref().expect("alive").id();
+        let id = self.id();
         let id = rustix::process::Pid::from_raw(i32::try_from(id).expect("an id")).expect("an id");
         rustix::process::kill_process(id, signal).expect("signalled");
     }

@@ -37,6 +37,7 @@ mod house;
 mod images;
 mod job;
 mod kv_configuration;
+mod long_life;
 mod notify;
 mod parts;
 mod recovery;
