@@ -557,16 +557,16 @@ mod tests {
         let key = |name: &str| (ClusterName::new(name).expect("a name"), "dump".to_owned());
         let fired = |second| Fired { schedule: "s".to_owned(), at: Timestamp::from_second(second).expect("a time") };
         let slot = |second, is_ours| SharedSlot { fired: fired(second), is_ours };
-        let mut ours = FiredSlots::from(["a", "b", "taken back"].map(|name| (key(name), fired(5))));
+        let mut ours = FiredSlots::from(["a", "b", "taken-back"].map(|name| (key(name), fired(5))));
         let shared = SharedSlots::from([
             (key("a"), slot(7, false)),
             (key("b"), slot(3, false)),
             (key("c"), slot(1, false)),
             (key("forgotten"), slot(2, true)),
-            (key("taken back"), slot(7, true)),
+            (key("taken-back"), slot(7, true)),
         ]);
         assert_eq!(merge(&mut ours, shared), ["a", "c", "forgotten"].map(key));
-        let after = ["a", "b", "c", "forgotten", "taken back"].map(|name| ours[&key(name)].clone());
+        let after = ["a", "b", "c", "forgotten", "taken-back"].map(|name| ours[&key(name)].clone());
         assert_eq!(after, [7, 5, 1, 2, 5].map(fired));
     }
 
