@@ -130,6 +130,7 @@ fn three_thousand_runs_leave_the_daemon_as_small_as_three_hundred() {
     eprintln!("{what}");
     assert!(old.memory_kib < young.memory_kib + MEMORY_KIB, "{what}");
     assert!(old.open_files < young.open_files + OPEN_FILES, "{what}");
+    assert!(old.containers <= REAL, "{what}");
     assert!(old.state_files < young.state_files + STATE_FILES, "{what}");
     let runs = u64::try_from(LIFE).expect("small");
     assert!(old.disk_bytes < young.disk_bytes + runs * DISK_BYTES_PER_RUN, "{what}");
