@@ -302,8 +302,8 @@ test_consul() {
 test_chromium() {
     local driver
     driver=$(docker run -d "${labels[@]}" "$image" --port=4444 --allowed-ips=)
-    ready() { curl -s "http://$(address "$driver"):4444/status" | grep -q '"ready":true'; }
-    check "the driver is ready" until_true 20 ready
+    driver_ready() { curl -s "http://$(address "$driver"):4444/status" | grep -q '"ready":true'; }
+    check "the driver is ready" until_true 20 driver_ready
 }
 
 test_seaweedfs() {
