@@ -3,7 +3,6 @@
 #![expect(clippy::print_stderr, reason = "libtest shows it where the test fails")]
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -61,12 +60,7 @@ impl Way {
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream) {
-    let mut buffer = [0; 16_384];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
+    std::io::copy(&mut from, &mut to).ok();
     to.shutdown(Shutdown::Both).ok();
 }
 

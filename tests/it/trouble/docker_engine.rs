@@ -1,6 +1,6 @@
 //! Docker is down, goes away in the middle, or has not what is needed.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -47,12 +47,7 @@ impl Proxy {
 }
 
 fn pass(mut from: UnixStream, mut to: UnixStream) {
-    let mut buffer = [0; 16384];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
+    std::io::copy(&mut from, &mut to).ok();
     to.shutdown(Shutdown::Write).ok();
 }
 
