@@ -71,7 +71,7 @@ pub enum ConsulError {
         /// Why.
         source: std::io::Error,
     },
-    /// The authority's certificate cannot be used.
+    /// A certificate or a key cannot be used.
     #[error("a client for Consul cannot be made")]
     Client {
         /// Why.
@@ -93,12 +93,12 @@ impl ConsulError {
     pub fn next(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => {
-                "see why the agent does not answer: consul members; or correct `address` in [consul], and `ca` where it is about a certificate"
+                "see why the agent does not answer: consul members; or correct `address` in [consul], and `ca`, or `cert` and `key`, where it is about a certificate"
             }
             Self::Refused { .. } => "give the token the policy of docs/consul.md, or correct `token_file` in [consul]",
             Self::Answer { .. } | Self::Unreadable { .. } => "see what Consul says above, and its log",
             Self::File { .. } | Self::Client { .. } => {
-                "correct `token_file` and `ca` in [consul], or the files' owner and mode"
+                "correct `token_file`, `ca`, `cert` and `key` in [consul], or the files' owner and mode"
             }
         }
     }
@@ -154,6 +154,9 @@ impl Consul {
         } else if settings.address.starts_with("http://") {
             // Without TLS no authority is needed, and a machine may have none.
             builder = builder.tls_certs_only([]);
+        }
+        if let Some(client) = &settings.client {
+            builder = builder.identity(identity(client)?);
         }
         let http = builder.build().map_err(|source| ConsulError::Client { source })?;
         Ok(Self { http, settings: settings.clone(), token: None })
@@ -256,6 +259,17 @@ impl Consul {
             source,
         })
     }
+}
+
+/// What tells an agent who calls.
+fn identity(client: &settings::ClientCertificate) -> Result<reqwest::Identity, ConsulError> {
+    let mut pem = Vec::new();
+    for file in [&client.cert, &client.key] {
+        let text = std::fs::read(file).map_err(|source| ConsulError::File { file: file.clone(), source })?;
+        pem.extend(text);
+        pem.push(b'\n');
+    }
+    reqwest::Identity::from_pem(&pem).map_err(|source| ConsulError::Client { source })
 }
 
 /// What Consul says, short enough for a message.

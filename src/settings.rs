@@ -72,6 +72,8 @@ pub struct Consul {
     pub token_file: Option<PathBuf>,
     /// The certificates, as PEM, of the authorities that are trusted; `None`: those of the system.
     pub ca: Option<PathBuf>,
+    /// What is shown to an agent that asks who calls (`verify_incoming`).
+    pub client: Option<ClientCertificate>,
     /// What every key begins with; without slashes at its ends.
     pub kv_prefix: String,
     /// What happens while it does not answer.
@@ -87,11 +89,21 @@ impl Consul {
             address,
             token_file: None,
             ca: None,
+            client: None,
             kv_prefix: "pglife".to_owned(),
             when_away: WhenAway::default(),
             database_service: "postgres".to_owned(),
         }
     }
+}
+
+/// A client's certificate and its key; files, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, with those between it and the authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// What happens while Consul does not answer.

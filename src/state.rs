@@ -40,6 +40,8 @@ pub use slots::{Fired, FiredSlots};
 
 /// Version of the tables. A newer one is refused.
 const SCHEMA_VERSION: u32 = 5;
+/// So many runs of each cluster stay on record, besides those that live.
+const KEPT_RUNS: i64 = 1000;
 
 /// Why the state could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -309,7 +311,7 @@ impl State {
         Ok(lock)
     }
 
-    /// Records how a run ended; what it made is then no longer to be undone.
+    /// Records how a run ended; what it made is then no longer to be undone. Of each cluster the last [`KEPT_RUNS`] stay on record.
     pub fn end_run(
         &self,
         run: &str,
@@ -327,6 +329,14 @@ impl State {
             )
             .map_err(self.wrong())?;
         change.execute("delete from made where run = ?1", [run]).map_err(self.wrong())?;
+        change
+            .execute(
+                "delete from runs where cluster = (select cluster from runs where run = ?1) and ended_at is not null
+                 and started_at < (select started_at from runs of_cluster where of_cluster.cluster = runs.cluster
+                                   order by started_at desc limit 1 offset ?2)",
+                params![run, KEPT_RUNS - 1],
+            )
+            .map_err(self.wrong())?;
         change.commit().map_err(self.wrong())
     }
 
@@ -560,6 +570,31 @@ mod tests {
         assert!(state.made_by("r1").expect("read").is_empty());
         let runs = state.runs(Some(&cluster()), 10).expect("read");
         assert_eq!((runs[0].exit, runs[0].ended_at, runs[0].message.as_str()), (Some(1), Some(at(5)), "died"));
+    }
+
+    #[test]
+    fn the_record_of_runs_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::open(folder.path()).expect("opened");
+        let run = |second: i64, cluster: &ClusterName| {
+            let name = format!("{cluster}{second}");
+            let lock = state.begin_run(&name, cluster, Operation::Dump, at(second)).expect("begun");
+            (name, lock)
+        };
+        let other = ClusterName::new("other").expect("a name");
+        let (old, _lives) = run(0, &cluster());
+        let (of_other, _lock) = run(1, &other);
+        state.end_run(&of_other, Exit::Ok, "", None, at(2)).expect("ended");
+        for second in 2..=KEPT_RUNS + 5 {
+            let (name, _lock) = run(second, &cluster());
+            state.end_run(&name, Exit::Ok, "", None, at(second)).expect("ended");
+        }
+        let runs = state.runs(Some(&cluster()), u32::MAX).expect("read");
+        // The newest ones, and the one that still lives.
+        assert_eq!(i64::try_from(runs.len()), Ok(KEPT_RUNS + 1));
+        assert_eq!(runs[0].started_at, at(KEPT_RUNS + 5));
+        assert_eq!(state.live_runs().expect("read")[0].run, old);
+        assert_eq!(state.runs(Some(&other), 9).expect("read").len(), 1);
     }
 
     #[test]

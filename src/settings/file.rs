@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::{Consul, Coverage, DEFAULT_SOCKET, Daemon, Endpoint, Policies, Repository, S3Repository, Settings};
+use super::{
+    ClientCertificate, Consul, Coverage, DEFAULT_SOCKET, Daemon, Endpoint, Policies, Repository, S3Repository, Settings,
+};
 use crate::cluster::{HostName, RepoName};
 use crate::document::{self, Entry, Outcome, Problem, Table};
 
@@ -106,11 +108,23 @@ fn read_consul(table: &Table<'_>, folder: &Path) -> Option<Consul> {
         }
         Some(text.trim_end_matches('/').to_owned())
     });
-    if let Some(entry) = table.get("ca")
-        && address.as_ref().is_some_and(|address| address.starts_with("http://"))
-    {
-        entry.problem("ca has no effect with an address without TLS", "use https://, or remove the key");
+    let is_plain = address.as_ref().is_some_and(|address| address.starts_with("http://"));
+    for key in ["ca", "cert", "key"] {
+        if let Some(entry) = table.get(key).filter(|_| is_plain) {
+            let message = format!("{key} has no effect with an address without TLS");
+            entry.problem(message, "use https://, or remove the key");
+        }
     }
+    let client = match ["cert", "key"].map(|key| table.get(key)) {
+        [Some(cert), Some(key)] => {
+            path_of(&cert, folder).zip(path_of(&key, folder)).map(|(cert, key)| ClientCertificate { cert, key })
+        }
+        [None, None] => None,
+        [Some(one), None] | [None, Some(one)] => {
+            one.problem("cert and key go together", "name both files, or neither");
+            None
+        }
+    };
     let prefix_help = "what every key begins with: \"pglife\", \"service/pglife\"";
     let prefix = table.get("kv_prefix").and_then(|entry| {
         let text = entry.text(prefix_help)?.trim_matches('/').to_owned();
@@ -136,6 +150,7 @@ fn read_consul(table: &Table<'_>, folder: &Path) -> Option<Consul> {
     Some(Consul {
         token_file: read_path(table, "token_file", folder),
         ca: read_path(table, "ca", folder),
+        client,
         kv_prefix: prefix.unwrap_or(usual.kv_prefix),
         when_away: when_away.unwrap_or(usual.when_away),
         database_service: service.unwrap_or(usual.database_service),
@@ -475,7 +490,7 @@ mod tests {
         assert!(plain.consul.is_none());
         let told = settings(
             "[http]\nlisten = 'off'\n[daemon]\nruns_per_host = 7\nstop_within = '5m'\n[consul]\naddress = \
-             'https://consul:8501/'\ntoken_file = 'token'\nca = 'ca.pem'\nkv_prefix = '/service/pglife/'\nwhen_away = \
+             'https://consul:8501/'\ntoken_file = 'token'\nca = 'ca.pem'\ncert = 'c.pem'\nkey = 'k.pem'\nkv_prefix = '/service/pglife/'\nwhen_away = \
              'wait'\n",
         );
         assert_eq!((told.http, told.daemon.runs_per_host.get(), told.daemon.stop_within.as_secs()), (None, 7, 300));
@@ -483,6 +498,12 @@ mod tests {
         assert_eq!((consul.address.as_str(), consul.kv_prefix.as_str()), ("https://consul:8501", "service/pglife"));
         assert_eq!(consul.token_file.as_deref(), Some(Path::new("/etc/pglife/token")));
         assert_eq!(consul.when_away, super::super::WhenAway::Wait);
+        let [cert, key] = ["c.pem", "k.pem"].map(|file| PathBuf::from("/etc/pglife").join(file));
+        assert_eq!(consul.client, Some(ClientCertificate { cert, key }));
+        insta::assert_snapshot!(problems("[consul]\naddress = 'https://consul:8501'\nkey = 'k.pem'\n"), @r"
+        pglife.toml:3:7: consul.key: cert and key go together
+            help: name both files, or neither
+        ");
         insta::assert_snapshot!(problems(
             "[http]\nlisten = 'x'\n[daemon]\nruns_per_host = 0\n[consul]\naddress = 'http://root:x@consul'\nca = \
              'ca.pem'\nkv_prefix = 'a b'\nwhen_away = 'panic'\n"), @r#"

@@ -80,16 +80,20 @@ impl Consul {
         consul
     }
 
-    /// A forgetful one that is reached over TLS, too; its port for that.
-    fn secure(house: &House, certificate: &Signed) -> (Self, u16) {
+    /// A forgetful one that is reached over TLS, too; its port for that. It asks callers for a certificate of `clients`.
+    fn secure(house: &House, certificate: &Signed, clients: Option<&Authority>) -> (Self, u16) {
         let consul = Self { container: house.name("consul"), port: free_port(), token: None };
         let (https, mut mounts) = (free_port(), Vec::new());
-        for (file, place) in [(&certificate.certificate, "/tls/cert.pem"), (&certificate.key, "/tls/key.pem")] {
+        let authority = clients.map(Authority::certificate);
+        let own = [(&certificate.certificate, "/tls/cert.pem"), (&certificate.key, "/tls/key.pem")];
+        for (file, place) in own.into_iter().chain(authority.as_ref().map(|file| (file, "/tls/ca.pem"))) {
             mounts.extend(["-v".to_owned(), format!("{}:{place}:ro", file.display())]);
         }
         let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
-        let rules = "cert_file = \"/tls/cert.pem\" key_file = \"/tls/key.pem\"";
-        consul.run(house, &mounts, &format!("ports {{ https = {https} }} {rules}"));
+        let own = "cert_file = \"/tls/cert.pem\" key_file = \"/tls/key.pem\"";
+        let asks = "ca_file = \"/tls/ca.pem\" verify_incoming_https = true";
+        let asks = if clients.is_some() { asks } else { "" };
+        consul.run(house, &mounts, &format!("ports {{ https = {https} }} {own} {asks}"));
         (consul, https)
     }
 
@@ -267,7 +271,7 @@ fn freshness_goes_from_passing_to_critical_and_never_touches_the_database() {
 fn consul_is_spoken_to_over_tls_where_its_authority_is_known() {
     let house = House::new("consultls");
     let (authority, stranger) = (Authority::new(house.path("authority")), Authority::new(house.path("stranger")));
-    let (consul, https) = Consul::secure(&house, &authority.sign("consul", "subjectAltName = IP:127.0.0.1"));
+    let (consul, https) = Consul::secure(&house, &authority.sign("consul", "subjectAltName = IP:127.0.0.1"), None);
     let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
     let trusting = |address: &str, ca: Option<&Authority>| {
         let ca = ca.map_or_else(String::new, |ca| format!("ca = \"{}\"\n", ca.certificate().display()));
@@ -294,6 +298,37 @@ fn consul_is_spoken_to_over_tls_where_its_authority_is_known() {
     let text = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
     house.write("pglife.toml", &text.replace("https://", "http://"));
     house.pglife(&["env", "get", &cluster, "A"]).exits(13).says(&["next:"]);
+}
+
+/// `verify_incoming`: an agent that asks who calls.
+#[test]
+fn an_agent_that_asks_for_a_certificate_is_shown_one() {
+    let house = House::new("consulmtls");
+    let (authority, stranger) = (Authority::new(house.path("authority")), Authority::new(house.path("stranger")));
+    let signed = authority.sign("consul", "subjectAltName = IP:127.0.0.1");
+    let (_consul, https) = Consul::secure(&house, &signed, Some(&authority));
+    let settings = std::fs::read_to_string(house.path("pglife.toml")).expect("read");
+    let use_of = "extendedKeyUsage = clientAuth";
+    let env = |cluster: &str, client: Option<&Signed>| {
+        let client = client.map_or_else(String::new, |client| {
+            format!("cert = \"{}\"\nkey = \"{}\"\n", client.certificate.display(), client.key.display())
+        });
+        let ca = authority.certificate();
+        let consul = format!("\n[consul]\naddress = \"https://127.0.0.1:{https}\"\nca = \"{}\"\n", ca.display());
+        house.write("pglife.toml", &(settings.clone() + &consul + &client));
+        house.pglife(&["env", "set", cluster, "A", "1"])
+    };
+    let cluster = house.cluster("asked", "17", "");
+    let ours = authority.sign("pglife", use_of);
+    env(&cluster, Some(&ours)).ok();
+    house.backup(&cluster);
+    for bad in [None, Some(stranger.sign("pglife", use_of)), Some(authority.sign_expired("expired", use_of))] {
+        env(&cluster, bad.as_ref()).exits(13).says(&["certificate", "`cert`", "next:"]);
+    }
+    // Two files that do not belong together, and one that is none.
+    let key = authority.sign("other", use_of).key;
+    env(&cluster, Some(&Signed { certificate: ours.certificate.clone(), key })).exits(2).says(&["`key`", "next:"]);
+    env(&cluster, Some(&Signed { certificate: house.path("none.pem"), key: ours.key })).exits(2).says(&["none.pem"]);
 }
 
 /// A lock of a machine that hangs: it is seen, and broken by hand only.

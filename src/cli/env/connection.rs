@@ -37,8 +37,13 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Option<(settin
     let address = if address.contains("://") { address } else { format!("{scheme}://{address}") };
     let address = address.trim_end_matches('/').to_owned();
     let prefix = variable("PGLIFE_CONSUL_PREFIX").map(|prefix| prefix.trim_matches('/').to_owned());
+    let is_tls = address.starts_with("https://");
+    let file = |name: &str| variable(name).map(PathBuf::from).filter(|_| is_tls);
     let mut settings = settings::Consul {
-        ca: variable("CONSUL_CACERT").map(PathBuf::from).filter(|_| address.starts_with("https://")),
+        ca: file("CONSUL_CACERT"),
+        client: file("CONSUL_CLIENT_CERT")
+            .zip(file("CONSUL_CLIENT_KEY"))
+            .map(|(cert, key)| settings::ClientCertificate { cert, key }),
         token_file: variable("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
         ..settings::Consul::at(address)
     };
@@ -68,11 +73,15 @@ mod tests {
             ("CONSUL_HTTP_ADDR", "consul:8501/"),
             ("CONSUL_HTTP_SSL", "TRUE"),
             ("CONSUL_CACERT", "/ca.pem"),
+            ("CONSUL_CLIENT_CERT", "/cert.pem"),
+            ("CONSUL_CLIENT_KEY", "/key.pem"),
             ("CONSUL_HTTP_TOKEN", "secret"),
             ("PGLIFE_CONSUL_PREFIX", "/service/pglife/"),
         ];
         let (settings, token) = read(&all).expect("an address");
         assert_eq!((settings.address.as_str(), settings.kv_prefix.as_str()), ("https://consul:8501", "service/pglife"));
+        let client = settings::ClientCertificate { cert: "/cert.pem".into(), key: "/key.pem".into() };
+        assert_eq!(settings.client, Some(client));
         assert_eq!((settings.ca, token.as_deref()), (Some(PathBuf::from("/ca.pem")), Some("secret")));
     }
 }
