@@ -128,7 +128,7 @@ pub async fn run(
     let (newest, controls) = watch_channel::channel(Arc::clone(&control));
     let name = instance(&control.configuration);
     let (announcer, announcing) = Announcer::start(controls.clone(), name, around.clone());
-    let watching = tokio::spawn(watch::run(controls, Arc::clone(&board), around.clone()));
+    let watching = tokio::spawn(watch::run(controls, Arc::clone(&board), Arc::clone(&fence), around.clone()));
     let mut daemon = Daemon {
         newest,
         announcer,

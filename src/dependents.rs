@@ -12,6 +12,7 @@
 
 pub mod act;
 pub mod decide;
+pub mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 

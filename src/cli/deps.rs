@@ -82,7 +82,7 @@ async fn list(control: &ControlPlane, cluster: Option<&ClusterName>, context: &C
 async fn of_cluster(control: &ControlPlane, policy: &Policy) -> Result<Vec<Row>, Failure> {
     let what = format!("the dependents of cluster \"{}\" cannot be looked at", policy.name);
     let engine = control.engine(&policy.host).await.map_err(failed(what))?;
-    let listed = Dependents { control, engine: &engine, policy }.look().await?.listed();
+    let listed = Dependents { control, engine: &engine, policy, shared: None }.look().await?.listed();
     Ok(listed.into_iter().map(|dependent| Row { cluster: policy.name.clone(), dependent }).collect())
 }
 
@@ -90,7 +90,7 @@ async fn restart(control: &ControlPlane, cluster: Option<&ClusterName>, context:
     let policy = control.configuration.select(cluster)?;
     let what = format!("the dependents of cluster \"{}\" were not restarted", policy.name);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
-    let dependents = Dependents { control, engine: &engine, policy };
+    let dependents = Dependents { control, engine: &engine, policy, shared: None };
     let _alone = dependents.alone().await?;
     let look = dependents.look().await?;
     if let Seen::Down(reason) = &look.database {

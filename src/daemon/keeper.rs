@@ -55,7 +55,7 @@ impl Fence {
     }
 
     /// The session that holds the leader's lock.
-    fn session(&self) -> Option<SessionId> {
+    pub(super) fn session(&self) -> Option<SessionId> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -11,10 +11,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Fence;
 use crate::cluster::HostName;
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::dependents::act::Dependents;
 use crate::dependents::decide::Memory;
+use crate::dependents::shared::Shared;
 use crate::docker::Engine;
 use crate::policy::Policy;
 use crate::status::board::{Board, Role};
@@ -23,6 +25,8 @@ use crate::status::board::{Board, Role};
 const LOOK: Duration = Duration::from_secs(10);
 /// Events come in showers.
 const SHOWER: Duration = Duration::from_millis(200);
+/// When Consul is asked again that did not say what the daemon before took down.
+const AGAIN: SignedDuration = SignedDuration::from_secs(3);
 /// How soon an engine that went away is tried again, and how late at most.
 const RECONNECT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
@@ -37,6 +41,7 @@ struct Heard {
 pub(super) async fn run(
     mut controls: watch::Receiver<Arc<ControlPlane>>,
     board: Arc<Board>,
+    fence: Arc<Fence>,
     cancel: CancellationToken,
 ) {
     while !cancel.is_cancelled() {
@@ -47,7 +52,16 @@ pub(super) async fn run(
         for policy in control.configuration.policies.values() {
             let happened =
                 hosts.entry(policy.host.clone()).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
-            tasks.spawn(follow(Arc::clone(&control), policy.clone(), Arc::clone(&board), happened, round.clone()));
+            let watcher = Watcher {
+                control: Arc::clone(&control),
+                policy: policy.clone(),
+                board: Arc::clone(&board),
+                fence: Arc::clone(&fence),
+                engine: None,
+                memory: Memory::default(),
+                knows_of_others: false,
+            };
+            tasks.spawn(watcher.run(happened, round.clone()));
         }
         for (host, happens) in hosts {
             tasks.spawn(listen(Arc::clone(&control), host, happens, round.clone()));
@@ -100,55 +114,77 @@ async fn listen(control: Arc<ControlPlane>, host: HostName, happens: watch::Send
 }
 
 /// Has the dependents of a cluster follow it.
-async fn follow(
+struct Watcher {
     control: Arc<ControlPlane>,
     policy: Policy,
     board: Arc<Board>,
-    mut happened: watch::Receiver<Heard>,
-    cancel: CancellationToken,
-) {
-    let mut memory = Memory::default();
-    let mut engine = None;
-    let mut ends = happened.borrow().ends;
-    while !cancel.is_cancelled() {
-        let mut wait = LOOK;
-        let heard = *happened.borrow_and_update();
-        if std::mem::replace(&mut ends, heard.ends) != heard.ends {
-            memory.engine_is_away(Timestamp::now());
-        }
-        if board.read().role == Role::Standby {
-            // Another daemon watches; what this one knew is of no use when it takes over.
-            memory = Memory::default();
-        } else {
-            match settle(&control, &policy, &mut engine, &mut memory).await {
-                Ok(Some(until)) => wait = until.duration_since(Timestamp::now()).unsigned_abs().min(LOOK),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(cluster = %policy.name, "{}", error.chain());
-                    engine = None;
-                    memory.engine_is_away(Timestamp::now());
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(wait) => continue,
-            changed = happened.changed() => if changed.is_err() { return },
-            () = cancel.cancelled() => return,
-        }
-        tokio::time::sleep(SHOWER).await;
-        happened.mark_unchanged();
-    }
+    fence: Arc<Fence>,
+    engine: Option<Engine>,
+    memory: Memory,
+    /// What the daemon that led before took down is known.
+    knows_of_others: bool,
 }
 
-async fn settle(
-    control: &ControlPlane,
-    policy: &Policy,
-    engine: &mut Option<Engine>,
-    memory: &mut Memory,
-) -> Result<Option<Timestamp>, OperationError> {
-    let engine = match engine {
-        Some(engine) => engine,
-        None => engine.insert(control.engine(&policy.host).await.map_err(failed("its host cannot be used"))?),
-    };
-    Dependents { control, engine, policy }.settle(memory).await
+impl Watcher {
+    async fn run(mut self, mut happened: watch::Receiver<Heard>, cancel: CancellationToken) {
+        let mut ends = happened.borrow().ends;
+        while !cancel.is_cancelled() {
+            let heard = *happened.borrow_and_update();
+            if std::mem::replace(&mut ends, heard.ends) != heard.ends {
+                self.memory.engine_is_away(Timestamp::now());
+            }
+            let wait = self.look().await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => continue,
+                changed = happened.changed() => if changed.is_err() { return },
+                () = cancel.cancelled() => return,
+            }
+            tokio::time::sleep(SHOWER).await;
+            happened.mark_unchanged();
+        }
+    }
+
+    /// Does what is to be done. How long nothing more is, if nothing happens.
+    async fn look(&mut self) -> Duration {
+        if self.board.read().role == Role::Standby {
+            // Another daemon watches; what this one knew is of no use when it takes over.
+            self.memory = Memory::default();
+            self.knows_of_others = false;
+            return LOOK;
+        }
+        match self.settle().await {
+            Ok(Some(until)) => until.duration_since(Timestamp::now()).unsigned_abs().min(LOOK),
+            Ok(None) => LOOK,
+            Err(error) => {
+                tracing::debug!(cluster = %self.policy.name, "{}", error.chain());
+                self.engine = None;
+                self.memory.engine_is_away(Timestamp::now());
+                LOOK
+            }
+        }
+    }
+
+    async fn settle(&mut self) -> Result<Option<Timestamp>, OperationError> {
+        let (control, policy) = (&*self.control, &self.policy);
+        let (instance, session) = (self.board.read().instance, self.fence.session());
+        let shared = control.consul.as_deref().zip(session.as_ref());
+        let shared = shared.map(|(consul, session)| Shared { consul, instance: &instance, session });
+        match &shared {
+            Some(shared) if !self.knows_of_others => {
+                if let Err(error) = shared.take_over(&control.state, &policy.name).await {
+                    tracing::warn!("{}", error.chain());
+                    return Ok(Some(Timestamp::now() + AGAIN));
+                }
+                self.knows_of_others = true;
+            }
+            Some(_) => {}
+            // Without Consul this one is on its own.
+            None => self.knows_of_others = false,
+        }
+        let engine = match &mut self.engine {
+            Some(engine) => engine,
+            None => self.engine.insert(control.engine(&policy.host).await.map_err(failed("its host cannot be used"))?),
+        };
+        Dependents { control, engine, policy, shared: shared.as_ref() }.settle(&mut self.memory).await
+    }
 }

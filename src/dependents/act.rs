@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{FLAPPING, Memory, Seen, Step, decide};
+use super::shared::Shared;
 use super::{COMPOSE_PROJECT, Dependent, Follower, compose_project, find};
 use crate::control::{ControlPlane, OperationError, failed};
 use crate::docker::{Container, DockerError, Engine, label};
@@ -28,6 +29,8 @@ pub struct Dependents<'a> {
     pub engine: &'a Engine,
     /// The cluster.
     pub policy: &'a Policy,
+    /// Where others are told; only a daemon that leads does.
+    pub shared: Option<&'a Shared<'a>>,
 }
 
 /// What a look finds.
@@ -193,7 +196,7 @@ impl Dependents<'_> {
                 }
             }
             Step::Forget { name, reason } => {
-                self.control.state.brought_back(&self.policy.name, &name).map_err(self.failed())?;
+                self.is_not_ours(&name).await?;
                 self.event("dependent.left", &format!("{name}: {reason}"));
             }
         }
@@ -213,6 +216,7 @@ impl Dependents<'_> {
             let (id, reason) = (follower.id.clone(), reason.to_owned());
             let taken = Taken { name: name.clone(), id, how, at: Timestamp::now(), reason };
             self.control.state.take_down(&self.policy.name, &taken).map_err(self.failed())?;
+            self.tell_others().await;
         }
         if !running {
             self.event("dependent.ended", &format!("{name} ended by itself; {reason}"));
@@ -224,6 +228,19 @@ impl Dependents<'_> {
         }
         self.event(&format!("dependent.{}", how.as_str()), &format!("{name}: {reason}"));
         Ok(())
+    }
+
+    /// It is back, by us or somebody else.
+    async fn is_not_ours(&self, name: &str) -> Result<(), OperationError> {
+        self.control.state.brought_back(&self.policy.name, name).map_err(self.failed())?;
+        self.tell_others().await;
+        Ok(())
+    }
+
+    async fn tell_others(&self) {
+        if let Some(shared) = self.shared {
+            shared.tell(&self.control.state, &self.policy.name).await;
+        }
     }
 
     /// Another cluster that it depends on, and that does not serve.
@@ -255,7 +272,7 @@ impl Dependents<'_> {
             TakenHow::Stopped => self.engine.start(&taken.name).await.map_err(self.failed())?,
             TakenHow::Paused => self.engine.unpause(&taken.name).await.map_err(self.failed())?,
         }
-        self.control.state.brought_back(&self.policy.name, &taken.name).map_err(self.failed())?;
+        self.is_not_ours(&taken.name).await?;
         let word = if taken.how == TakenHow::Paused { "unpaused" } else { "started" };
         self.event(
             &format!("dependent.{word}"),

@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use rusqlite::params;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{HeldLock, State, StateError};
 use crate::cluster::ClusterName;
 
 /// How a container was taken down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TakenHow {
     /// It was stopped.
@@ -28,7 +28,7 @@ impl TakenHow {
 }
 
 /// A container that was taken down.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Its name.
     pub name: String,

@@ -84,7 +84,9 @@ pub async fn look(
         let upgrade = control.state.last_upgrade(&policy.name);
         let databases = control.state.seen_databases(&policy.name);
         let dependents = match &engines[&policy.host] {
-            Ok(engine) => Dependents { control, engine, policy }.look().await.map_err(|error| error.chain()),
+            Ok(engine) => {
+                Dependents { control, engine, policy, shared: None }.look().await.map_err(|error| error.chain())
+            }
             Err(problem) => Err(problem.clone()),
         };
         let findings = Findings {

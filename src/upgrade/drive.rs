@@ -105,7 +105,7 @@ impl<'a> Scene<'a> {
 
     /// The containers that depend on the cluster.
     pub(super) fn dependents(&self) -> Dependents<'_> {
-        Dependents { control: self.control, engine: self.engine, policy: self.policy }
+        Dependents { control: self.control, engine: self.engine, policy: self.policy, shared: None }
     }
 
     /// Nobody shall find the database any more: its services in Consul are in maintenance, and its dependents are down.

@@ -151,7 +151,7 @@ async fn look(
     findings.extend(preflight::missing_in_image(&survey, &installation, &reference, request.to));
     let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
     let suffix = |name: &str| format!("{name}-pg{}", profile.major);
-    let dependents = Dependents { control, engine, policy }.look().await?;
+    let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
     let mut plan = UpgradePlan {
         version: plan::PLAN_VERSION,
         cluster: policy.name.clone(),

@@ -342,3 +342,40 @@ fn a_slot_that_has_to_wait_is_not_lost_with_the_daemon_that_waited() {
     let slots = scene.slots();
     assert!(slots.len() == 1 && slots.values().all(|count| *count == 1), "{slots:?}");
 }
+
+/// An application that one daemon stopped, because its database was down, is not left behind when another daemon takes over.
+#[test]
+fn what_one_daemon_took_down_the_next_one_brings_back() {
+    let mut scene = Scene::new("twodeps");
+    let cluster = scene.house.cluster("a", "17", "");
+    let (database, label) = (format!("{cluster}-db"), format!("pglife.depends-on={cluster}"));
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let web = scene.house.foreign("web", &["--label", &label, "busybox", "sh", "-c", script]);
+    let runs = || docker(&["inspect", "--format", "{{.State.Running}}", &web]).trim() == "true";
+    let down_since = |scene: &Scene| {
+        let mut command = std::process::Command::new(crate::house::executable());
+        let config = scene.house.path("one.toml");
+        command.arg("--config").arg(config).args(["deps", "list", &cluster, "-o", "json"]);
+        let listed: Value = serde_json::from_str(&crate::house::run(command).ok().stdout).expect("JSON");
+        listed["items"][0]["down_since"].clone()
+    };
+
+    scene.start(0);
+    assert_eq!(scene.wait_for_leader(), 0);
+    scene.start(1);
+    docker(&["stop", &database]);
+    wait_for("the application's end", || !runs());
+    assert_eq!(scene.daemons[0].take().expect("alive").stop(), 0);
+    wait_for("the takeover", || scene.leader().is_some_and(|(leader, _)| leader == 1));
+    docker(&["start", &database]);
+    wait_for("the application", runs);
+
+    // The first one leads again. What it has taken down itself was brought back since, and then stopped by hand.
+    assert!(down_since(&scene).is_string());
+    docker(&["stop", &web]);
+    scene.start(0);
+    assert_eq!(scene.daemons[1].take().expect("alive").stop(), 0);
+    wait_for("its knowledge", || down_since(&scene).is_null());
+    assert!(!runs());
+    assert_eq!(scene.daemons[0].take().expect("alive").stop(), 0);
+}
