@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -166,9 +167,14 @@ impl Watcher {
 
     async fn settle(&mut self) -> Result<Option<Timestamp>, OperationError> {
         let (control, policy) = (&*self.control, &self.policy);
-        let (instance, session) = (self.board.read().instance, self.fence.session());
-        let shared = control.consul.as_deref().zip(session.as_ref());
-        let shared = shared.map(|(consul, session)| Shared { consul, instance: &instance, session });
+        let told = self.board.read();
+        let session = self.fence.session().filter(|_| told.consul_up == Some(true));
+        let shared = control.consul.as_deref().zip(session.as_ref()).map(|(consul, session)| Shared {
+            consul,
+            instance: &told.instance,
+            session,
+            is_silent: AtomicBool::new(false),
+        });
         match &shared {
             Some(shared) if !self.knows_of_others => {
                 if let Err(error) = shared.take_over(&control.state, &policy.name).await {
@@ -185,6 +191,8 @@ impl Watcher {
             Some(engine) => engine,
             None => self.engine.insert(control.engine(&policy.host).await.map_err(failed("its host cannot be used"))?),
         };
-        Dependents { control, engine, policy, shared: shared.as_ref() }.settle(&mut self.memory).await
+        let settled = Dependents { control, engine, policy, shared: shared.as_ref() }.settle(&mut self.memory).await;
+        self.knows_of_others &= shared.is_some_and(|shared| !shared.is_silent.into_inner());
+        settled
     }
 }

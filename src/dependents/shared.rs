@@ -1,5 +1,7 @@
 //! What was taken down, where a daemon on another machine finds it: whoever leads next brings it back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ pub struct Shared<'a> {
     pub instance: &'a str,
     /// The session that holds the leader's lock.
     pub session: &'a SessionId,
+    /// It did not answer; nobody waits for it again until somebody looks anew.
+    pub is_silent: AtomicBool,
 }
 
 /// What is in KV for a cluster.
@@ -84,6 +88,9 @@ impl Shared<'_> {
 
     /// Tells what is taken down now. That it fails keeps nobody from being taken down or brought back.
     pub async fn tell(&self, state: &State, cluster: &ClusterName) {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return;
+        }
         let taken = match state.taken_down(cluster) {
             Ok(taken) => taken,
             Err(error) => return tracing::warn!(%cluster, "what is taken down cannot be shared: {error}"),
@@ -91,7 +98,10 @@ impl Shared<'_> {
         match self.write(cluster, taken).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!(%cluster, "what is taken down is not shared: this daemon leads no more"),
-            Err(error) => tracing::warn!(%cluster, "what is taken down cannot be shared: {error}"),
+            Err(error) => {
+                self.is_silent.store(true, Ordering::Relaxed);
+                tracing::warn!(%cluster, "what is taken down cannot be shared: {error}");
+            }
         }
     }
 
