@@ -49,13 +49,15 @@ answers() { docker exec "$1" psql -X -U postgres -c 'select 1' >/dev/null 2>&1; 
 enough() { [ "$(wc -l <"$folder/attempts")" -ge 40 ]; }
 answered_after() { awk -v after="$1" '$2 && $1 > after { found = 1 } END { exit !found }' "$folder/attempts"; }
 # seen NAME HOST COMMAND...: the longest time without an answer for a client of HOST around the command, which brings another major, in
-# NAME.down; the seconds of the command itself in NAME.s; in late.ms, how long before the first answer it had asked in vain.
+# NAME.down; the seconds of the command itself in NAME.s; in late.ms, how long before the first answer it had asked in vain. An address
+# that is not there yet is asked for again every 50 ms, too, and not every second.
 seen() {
     local name=$1 host=$2 from to probe
     shift 2
     sync
     : >"$folder/attempts"
     probe=$(docker run -d --label "$label" --network "$network" --env PGPASSWORD --log-driver none \
+        --sysctl net.ipv4.neigh.eth0.retrans_time_ms=50 \
         -v "$PWD/scripts/benchmarks/probe.py:/probe.py:ro" -v "$folder/attempts:/attempts" \
         --entrypoint sh $both -c 'exec python3 /probe.py "$1" >/attempts' sh "$host")
     await "attempts to reach $host" enough
@@ -70,7 +72,7 @@ seen() {
         !first { first = $2 }
         answered && $1 > from && $1 - answered > gap { gap = $1 - answered; late = $1 - vain }
         { answered = $1; last = $2 }
-        END { printf "%.2f %.0f\n", gap, late * 1000; exit last == first }' "$folder/attempts" >"$folder/gap" || die "$name: the major is the same as before"
+        END { printf "%.2f %.0f\n", gap, late * 1000; exit last == first }' <(sort -g "$folder/attempts") >"$folder/gap" || die "$name: the major is the same as before"
     cut -d' ' -f1 "$folder/gap" >>"$folder/$name.down"
     cut -d' ' -f2 "$folder/gap" >>"$folder/late.ms"
 }
@@ -83,7 +85,7 @@ upgrade() { quietly pglife upgrade "$cluster" --to "$newer" --method "$1" --yes;
 rollback() { quietly pglife upgrade rollback "$cluster"; }
 # steps: what each step of the last upgrade took, the longest first.
 steps() {
-    pglife --output json upgrade status "$cluster" | python3 -c '
+    pglife --quiet --output json upgrade status "$cluster" | python3 -c '
 import json, sys
 steps = json.load(sys.stdin)["items"][0]["report"]["seconds"]
 print(", ".join(f"{step} {seconds:.1f}" for step, seconds in sorted(steps, key=lambda step: -step[1]) if seconds >= 0.1))'
