@@ -65,15 +65,12 @@ impl Shared<'_> {
     /// Brings this machine's memory and KV in line; before that a new leader neither takes down nor brings back.
     pub async fn take_over(&self, state: &State, cluster: &ClusterName) -> Result<(), OperationError> {
         let what = || format!("what another daemon took down for cluster \"{cluster}\" is not known");
-        let pair = self.consul.get(&self.key(cluster)).await;
-        let told: Document = match pair.map_err(failed(what()))?.map(|pair| serde_json::from_str(&pair.text())) {
-            Some(Ok(told)) => told,
-            Some(Err(error)) => {
-                tracing::warn!("{} cannot be read and counts as empty: {error}", self.key(cluster));
-                Document { by: self.instance.to_owned(), ..Document::default() }
-            }
-            None => Document { by: self.instance.to_owned(), ..Document::default() },
-        };
+        let pair = self.consul.get(&self.key(cluster)).await.map_err(failed(what()))?;
+        let told = pair.and_then(|pair| {
+            let unreadable = |error| tracing::warn!("{} cannot be read and counts as empty: {error}", pair.key);
+            serde_json::from_str(&pair.text()).map_err(unreadable).ok()
+        });
+        let told = told.unwrap_or_else(|| Document { by: self.instance.to_owned(), ..Document::default() });
         let own = state.taken_down(cluster).map_err(failed(what()))?;
         let Learned { new, back } = learned(&own, &told, self.instance);
         for taken in new {
