@@ -34,15 +34,8 @@ impl Daemon {
     /// Starts it with a settings file of its own.
     pub fn start_with(house: &House, settings: &str) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(house.path("daemon.log")).expect("a file");
-        let mut command = house.command(&["daemon", "-v"]);
-        command.env("PGLIFE_CONFIG", house.path(settings)).stdout(Stdio::null()).stderr(log);
-        if settings != "pglife.toml" {
-            command = std::process::Command::new(crate::house::executable());
-            let log =
-                std::fs::File::options().create(true).append(true).open(house.path("daemon.log")).expect("a file");
-            command.arg("--config").arg(house.path(settings)).args(["daemon", "-v"]);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        }
+        let mut command = house.command_with(settings, &["daemon", "-v"]);
+        command.stdout(Stdio::null()).stderr(log);
         Self { child: Some(command.spawn().expect("started")) }
     }
 

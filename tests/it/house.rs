@@ -109,8 +109,13 @@ impl House {
 
     /// The command, ready to be changed before it is run.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_with("pglife.toml", arguments)
+    }
+
+    /// The same with other settings, a file of this house.
+    pub fn command_with(&self, settings: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(executable());
-        command.arg("--config").arg(self.path("pglife.toml")).args(arguments).stdin(Stdio::null());
+        command.arg("--config").arg(self.path(settings)).args(arguments).stdin(Stdio::null());
         command
     }
 

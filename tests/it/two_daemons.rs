@@ -304,8 +304,7 @@ fn each_slot_runs_once_whoever_is_killed_cut_off_or_loses_its_session() {
     // The lock is free, and nothing is left of the runs that died.
     assert!(scene.leader().is_none());
     for (name, cluster) in NAMES.iter().zip(&clusters) {
-        let mut command = std::process::Command::new(crate::house::executable());
-        command.arg("--config").arg(scene.house.path(&format!("{name}.toml"))).args(["backup", cluster]);
+        let mut command = scene.house.command_with(&format!("{name}.toml"), &["backup", cluster]);
         assert!(command.output().expect("it runs").status.success(), "{name}");
     }
     let workers = clusters.iter().map(|cluster| {
@@ -353,9 +352,7 @@ fn what_one_daemon_took_down_the_next_one_brings_back() {
     let web = scene.house.foreign("web", &["--label", &label, "busybox", "sh", "-c", script]);
     let runs = || docker(&["inspect", "--format", "{{.State.Running}}", &web]).trim() == "true";
     let down_since = |scene: &Scene| {
-        let mut command = std::process::Command::new(crate::house::executable());
-        let config = scene.house.path("one.toml");
-        command.arg("--config").arg(config).args(["deps", "list", &cluster, "-o", "json"]);
+        let command = scene.house.command_with("one.toml", &["deps", "list", &cluster, "-o", "json"]);
         let listed: Value = serde_json::from_str(&crate::house::run(command).ok().stdout).expect("JSON");
         listed["items"][0]["down_since"].clone()
     };
