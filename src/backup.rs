@@ -14,6 +14,7 @@ pub mod contract;
 mod copies;
 pub(crate) mod documents;
 mod parent;
+mod places;
 mod plan;
 pub mod volume;
 
@@ -171,7 +172,7 @@ pub async fn dry_run(
     repository: Option<&RepoName>,
 ) -> Result<DumpPlan, OperationError> {
     let what = format!("planning a backup of cluster \"{}\" failed", policy.name);
-    look(control, policy, repository, &what, |server| plan(control, policy, server, &what)).await
+    look(control, policy, repository, &what, |_, server| plan(control, policy, server, &what)).await
 }
 
 /// Has a worker look at the server, and makes a plan of what it sees; nothing else is done.
@@ -180,7 +181,7 @@ async fn look<Plan>(
     policy: &Policy,
     repository: Option<&RepoName>,
     what: &str,
-    plan: impl FnOnce(ServerProfile) -> Result<Plan, OperationError>,
+    plan: impl FnOnce(&Container, ServerProfile) -> Result<Plan, OperationError>,
 ) -> Result<Plan, OperationError> {
     control.repositories_of(policy, repository)?;
     let engine = control.engine(&policy.host).await.map_err(failed(what))?;
@@ -188,7 +189,7 @@ async fn look<Plan>(
     let planned = async {
         let container = running_container(&engine, policy, what).await?;
         let (session, server) = inspect(control, &run, policy, &engine, &container, vec![], what).await?;
-        let planned = plan(server);
+        let planned = plan(&container, server);
         close_worker(session).await;
         planned
     }

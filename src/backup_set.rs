@@ -30,6 +30,7 @@ mod pin;
 mod recover;
 mod recovery_time;
 mod selector;
+mod sorting;
 
 pub use certificate::Certificate;
 pub use chain::Parents;
@@ -40,12 +41,13 @@ pub use id::{Kind, SetId, SetIdError};
 pub use layout::{Naming, SetLocation, drill_key_owner, pin_key_owner, set_object};
 pub use manifest::{
     Ancestor, Content, CopyMode, DamagedFile, DatabaseProfile, FormatError, ImageReference, Incremental,
-    MANIFEST_VERSION, Manifest, Measured, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
+    MANIFEST_VERSION, Manifest, Measured, Moved, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
 };
 pub use pin::{PIN_VERSION, Pin, PinError};
 pub use recover::{Recipe, RecipeMount, RestoreStep, cover, instructions, restore_order};
 pub use recovery_time::RecoveryTime;
 pub use selector::{Selector, SelectorError};
+pub use sorting::Sorting;
 
 #[doc(hidden)]
 pub use example::example as example_manifest;

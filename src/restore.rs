@@ -135,7 +135,12 @@ pub async fn prepare(
         plan_volume_restore(&manifest, asked_for, &request.wanted, 1).map_err(refuse)?;
     }
 
-    let (policy, policy_text) = policy_for(control, source, request, &manifest)?;
+    let host = control.configuration.policies.get(&request.into).map_or(&source.host, |policy| &policy.host);
+    let engine = control.engine(host).await.map_err(failed(&what))?;
+    let of_set = engine.image(&manifest.image.id).await.map_err(failed(&what))?;
+    // A cluster of pglife's own is never made from somebody else's image.
+    let is_ours = of_set.as_ref().map_or(matches!(source.layout, Layout::Managed(_)), Image::is_ours);
+    let (policy, policy_text) = policy_for(control, source, request, &manifest, is_ours)?;
     let Layout::Managed(managed) = &policy.layout else {
         return Err(OperationError::new(
             Exit::Refused,
@@ -144,8 +149,7 @@ pub async fn prepare(
         .next("restore into a new name"));
     };
     control.check_reach(&policy.host, &repository_name, &what)?;
-    let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
-    let image = find_image(&engine, &manifest, &policy, request, &what).await?;
+    let image = find_image(&engine, &manifest, of_set, &policy, request, &what).await?;
     let plan = match manifest.kind {
         Kind::Dump => plan_restore(&manifest, policy.major, &request.wanted, worker_threads())
             .map(|plan| Plan::Dump(Box::new(plan))),
@@ -179,12 +183,14 @@ pub fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The policy of the new cluster: the one there is, or one made from the source's.
+/// The policy of the new cluster: the one there is, or one made from the source's. It names the image of the set if that is one of
+/// pglife's.
 fn policy_for(
     control: &ControlPlane,
     source: &Policy,
     request: &RestoreRequest,
     manifest: &Manifest,
+    image_is_ours: bool,
 ) -> Result<(Policy, Option<String>), OperationError> {
     let what = format!("restore into \"{}\" failed", request.into);
     let major = request.major.unwrap_or(manifest.server.major);
@@ -213,14 +219,17 @@ fn policy_for(
     }
     if let Some(image) = &request.image {
         text.push_str(&format!("image = {}\n", quoted(image)));
-    } else if major == manifest.server.major
+    } else if image_is_ours
+        && major == manifest.server.major
         && manifest.image.name != format!("pglife/postgres:{major}")
         && is_name(&manifest.image.name)
     {
         text.push_str(&format!("image = {}\n", quoted(&manifest.image.name)));
     }
     text.push_str(&format!("\n[backup.dump]\nrepos = [{}]\n", repositories.join(", ")));
+    // What was adopted has all of them now.
     if let Some((_, copy)) = manifest.volume()
+        && copy.moved.is_empty()
         && copy.volumes.len() < policy::VolumeName::ALL.len()
     {
         let volumes: Vec<String> = copy.volumes.iter().map(|volume| quoted(volume)).collect();
@@ -240,6 +249,7 @@ fn is_name(image: &str) -> bool {
 async fn find_image(
     engine: &Engine,
     manifest: &Manifest,
+    of_set: Option<Image>,
     policy: &Policy,
     request: &RestoreRequest,
     what: &str,
@@ -256,8 +266,7 @@ async fn find_image(
         .next("name an image built from docker/postgres/Dockerfile (see docs/images.md)"));
     }
     if policy.major == manifest.server.major
-        && let Some(same) = engine.image(&manifest.image.id).await.map_err(failed(what))?
-        && same.is_ours()
+        && let Some(same) = of_set.filter(Image::is_ours)
     {
         // By its name where that still means the same image: people read names.
         let named = engine.image(&manifest.image.name).await.map_err(failed(what))?;
@@ -400,8 +409,8 @@ pub(crate) async fn fill(
         }
         Plan::Volume(plan) => {
             let scene = volume::Scene { control, run, engine, image, cluster, policy, source, what, progress };
-            let container = volume::restore(&scene, plan, keys.clone(), checks).await?;
-            Ok((container, plan.databases.clone(), plan.warnings.clone()))
+            let (container, warnings) = volume::restore(&scene, plan, keys.clone(), checks).await?;
+            Ok((container, plan.databases.clone(), warnings))
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod copy;
 mod destinations;
 pub mod dump;
 mod failure;
+mod files;
 mod join;
 pub mod pg_upgrade;
 pub mod process;
@@ -41,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup_set::certificate::Check;
 use crate::backup_set::{
-    Ancestor, Codec, CopyMode, Object, ServerProfile, SetId, StoredObject, Tablespace, VolumeCopy,
+    Ancestor, Codec, CopyMode, Moved, Object, ServerProfile, SetId, StoredObject, Tablespace, VolumeCopy,
 };
 use crate::cluster::{DatabaseName, PgMajor, RepoName, RoleName};
 use crate::encryption::{Keys, Recipients};
@@ -265,10 +266,13 @@ pub struct VolumeJob {
     pub system_identifier: u64,
     /// Size of its WAL segments in bytes.
     pub wal_segment_bytes: u64,
-    /// The data directory, where server and worker see it.
+    /// The data directory, where the worker sees it, and where it is in the copy.
     pub pgdata: String,
-    /// The volumes, where server and worker see them.
+    /// The volumes, where the worker sees them.
     pub volumes: Vec<String>,
+    /// Folders that the server sees elsewhere than the worker; none: it sees all of them where the worker does.
+    #[serde(default)]
+    pub moved: Vec<Moved>,
     /// What the backup is called in `backup_label`.
     pub label: String,
     /// The temporary slot that keeps the WAL.
@@ -345,6 +349,20 @@ pub struct UnpackJob {
     /// Whether the files are compared with the server's own manifest when they are there.
     #[serde(default)]
     pub check: Option<FilesCheck>,
+    /// What makes a data directory of another image one of pglife's image.
+    #[serde(default)]
+    pub settle_in: Option<SettleIn>,
+}
+
+/// A data directory that a server of another image served from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettleIn {
+    /// The data directory, where the worker sees it.
+    pub pgdata: String,
+    /// The role that enters by the socket.
+    pub role: RoleName,
+    /// Whether the access rules in the data directory are to be used, because those that were are not in the copy.
+    pub own_access_rules: bool,
 }
 
 /// A data directory with a `backup_manifest`.

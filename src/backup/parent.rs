@@ -159,6 +159,8 @@ mod tests {
         let copy = VolumeCopy {
             volumes: ["/data", "/config", "/secret", "/log"].map(str::to_owned).to_vec(),
             pgdata: "/data/17".to_owned(),
+            moved: vec![],
+            sorting: None,
             mode: CopyMode::Hot,
             start_lsn: String::new(),
             stop_lsn: String::new(),

@@ -17,12 +17,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::backup_set::{
-    Codec, Content, CopyMode, ImageReference, Kind, MANIFEST_VERSION, Manifest, Naming, Object, ServerProfile, SetId,
-    SetLocation, block_index,
+    Codec, Content, CopyMode, ImageReference, Kind, MANIFEST_VERSION, Manifest, Moved, Naming, Object, ServerProfile,
+    SetId, SetLocation, block_index,
 };
 use crate::cluster::{ClusterName, Lineage, PgMajor, RepoName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, entropy, failed, start_worker};
-use crate::docker::container::is_below;
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
 use crate::encryption::{Keys, Recipients};
@@ -39,6 +38,7 @@ use crate::worker::{BlocksJob, Destination, Event, ParentJob, Request, VolumeJob
 use super::copies::Copies;
 use super::documents::Documents;
 use super::parent::{self, Full, Parent};
+use super::places::{self, PlaceError, Places};
 use super::{Made, commit_copies, destinations, inspect, look, make_staging, recipe, rule_out, running_container};
 
 /// Codec threads: each has a frame of some MiB, and the worker must stay small on a large machine.
@@ -61,6 +61,12 @@ pub struct VolumePlan {
     pub volumes: Vec<String>,
     /// The data directory among them.
     pub pgdata: String,
+    /// Folders that the server sees elsewhere, the data directory first: those of an adopted cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+    /// What the worker mounts of the cluster.
+    #[serde(skip)]
+    mounts: Vec<WorkerMount>,
     /// What the operator should read.
     pub warnings: Vec<String>,
     /// Its codec.
@@ -104,19 +110,9 @@ pub enum VolumePlanError {
     /// Before 10 no slot keeps the WAL for a session.
     #[error("while it runs, this version copies the volumes of PostgreSQL 10 and newer; the server is {0}")]
     TooOld(PgMajor),
-    /// Somebody else laid the containers out.
-    #[error("this version copies the volumes of clusters that pglife made; this one is adopted")]
-    Adopted,
-    /// A tablespace is somewhere else.
-    #[error("tablespace \"{name}\" lies in {location}, which is in none of the volumes that are copied ({volumes})")]
-    TablespaceOutside {
-        /// Its name.
-        name: String,
-        /// Its folder.
-        location: String,
-        /// What is copied.
-        volumes: String,
-    },
+    /// Its files are not where they can be copied.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
 }
 
 impl VolumePlanError {
@@ -127,9 +123,18 @@ impl VolumePlanError {
                 "copy it while it is stopped: pglife backup {0} --kind volume --mode cold; or take a dump: pglife backup {0} --kind dump",
                 policy.name
             ),
-            Self::Adopted => format!("take a dump: pglife backup {} --kind dump", policy.name),
-            Self::TablespaceOutside { .. } => format!(
-                "move it below /data (ALTER TABLE … SET TABLESPACE), or take a dump: pglife backup {} --kind dump",
+            Self::Place(PlaceError::NoVolume { .. }) => {
+                format!("leave it out in the policy of \"{}\": [backup.volume] volumes", policy.name)
+            }
+            Self::Place(PlaceError::InContainer(_)) => {
+                format!(
+                    "take a dump, and restore it into a cluster with volumes: pglife backup {} --kind dump",
+                    policy.name
+                )
+            }
+            Self::Place(PlaceError::TablespaceOutside { .. }) => format!(
+                "move it {} (ALTER TABLE … SET TABLESPACE), or take a dump: pglife backup {} --kind dump",
+                if matches!(policy.layout, Layout::Managed(_)) { "below /data" } else { "into one of them" },
                 policy.name
             ),
         }
@@ -137,21 +142,21 @@ impl VolumePlanError {
 
     fn exit(&self) -> Exit {
         match self {
-            Self::OtherMajor { .. } => Exit::Usage,
-            Self::TooOld(_) | Self::Adopted | Self::TablespaceOutside { .. } => Exit::Refused,
+            Self::OtherMajor { .. } | Self::Place(PlaceError::NoVolume { .. }) => Exit::Usage,
+            Self::TooOld(_) | Self::Place(_) => Exit::Refused,
         }
     }
 }
 
-/// Plans a copy of the volumes of the server that `server` describes, sealed to `recipients` if there are any.
+/// Plans a copy of the files of the server that `server` describes, in `container`, sealed to `recipients` if there are any.
 pub fn plan_volume(
     policy: &Policy,
+    container: &Container,
     server: ServerProfile,
     set: SetId,
     threads: usize,
     recipients: Option<Recipients>,
 ) -> Result<VolumePlan, VolumePlanError> {
-    let Layout::Managed(_) = policy.layout else { return Err(VolumePlanError::Adopted) };
     if server.major != policy.major {
         return Err(VolumePlanError::OtherMajor { policy: policy.major, server: server.major });
     }
@@ -159,16 +164,7 @@ pub fn plan_volume(
         return Err(VolumePlanError::TooOld(server.major));
     }
     let volumes: Vec<String> = policy.volume.volumes.iter().map(|volume| volume.path().to_owned()).collect();
-    // One in the data directory itself has a relative location.
-    let elsewhere =
-        |location: &str| location.starts_with('/') && !volumes.iter().any(|volume| is_below(location, volume));
-    if let Some(outside) = server.tablespaces.iter().find(|tablespace| elsewhere(&tablespace.location)) {
-        return Err(VolumePlanError::TablespaceOutside {
-            name: outside.name.clone(),
-            location: outside.location.clone(),
-            volumes: volumes.join(", "),
-        });
-    }
+    let Places { mounts, moved } = places::find(policy, container, &server)?;
     let naming = Naming::of_set(recipients.is_some());
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let blocks = is_indexed(policy).then(|| BlocksPlan {
@@ -184,7 +180,9 @@ pub fn plan_volume(
         object: naming.volume(),
         mode: policy.volume.mode,
         volumes,
-        pgdata: format!("/data/{}", server.major),
+        pgdata: places::data_directory(server.major),
+        moved,
+        mounts,
         warnings: vec![],
         codec: policy.volume.codec,
         rate_limit_bytes_per_second: policy.volume.rate_limit.map(Rate::bytes_per_second),
@@ -230,6 +228,7 @@ impl VolumePlan {
             wal_segment_bytes: self.server.wal_segment_bytes,
             pgdata: self.pgdata.clone(),
             volumes: self.volumes.clone(),
+            moved: self.moved.clone(),
             label: format!("pglife {}", self.set),
             // Slots have lower-case letters, digits and underscores.
             slot: format!("pglife_{}", self.set.as_str().to_ascii_lowercase().replace('-', "_")),
@@ -297,14 +296,18 @@ impl VolumePlan {
 fn plan(
     control: &ControlPlane,
     policy: &Policy,
+    container: &Container,
     server: ServerProfile,
     what: &str,
 ) -> Result<VolumePlan, OperationError> {
     let set = SetId::new(Timestamp::now(), Kind::Volume, entropy());
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let recipients = control.configuration.settings.encryption.as_ref().map(|encryption| encryption.recipients.clone());
-    plan_volume(policy, server, set, threads, recipients)
-        .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")).next(error.next(policy)))
+    plan_volume(policy, container, server, set, threads, recipients).map_err(|error| refused(&error, policy, what))
+}
+
+fn refused(error: &VolumePlanError, policy: &Policy, what: &str) -> OperationError {
+    OperationError::new(error.exit(), format!("{what}: {error}")).next(error.next(policy))
 }
 
 /// Looks at the server and says what a volume backup would do.
@@ -318,8 +321,8 @@ pub async fn dry_run(
     let repositories: Vec<Repository> = repositories.into_iter().map(|(_, repository)| repository).collect();
     let reader = reader(control, policy)?;
     let parent = find_parent(control, policy, &repositories, reader.as_ref());
-    look(control, policy, repository, &what, |server| {
-        let mut planned = plan(control, policy, server, &what)?;
+    look(control, policy, repository, &what, |container, server| {
+        let mut planned = plan(control, policy, container, server, &what)?;
         planned.build_on(parent);
         Ok(planned)
     })
@@ -345,27 +348,6 @@ fn find_parent(
     if is_indexed(policy) { parent::find(control, policy, repositories, reader) } else { Err(Full::First) }
 }
 
-/// The volumes as the worker sees them: where the server does, and read-only.
-fn mount_volumes(policy: &Policy, container: &Container, what: &str) -> Result<Vec<WorkerMount>, OperationError> {
-    let mount = |path: &str| {
-        let found = container.mounts.iter().find(|mount| mount.destination == path);
-        found
-            .map(|mount| WorkerMount {
-                source: mount.source.clone(),
-                destination: mount.destination.clone(),
-                writable: false,
-            })
-            .ok_or_else(|| {
-                OperationError::new(
-                    Exit::Usage,
-                    format!("{what}: container \"{}\" has no volume at {path}", container.name),
-                )
-                .next(format!("leave it out in the policy of \"{}\": [backup.volume] volumes", policy.name))
-            })
-    };
-    policy.volume.volumes.iter().map(|volume| mount(volume.path())).collect()
-}
-
 pub(super) async fn in_run(
     control: &ControlPlane,
     run: &Run<'_>,
@@ -375,24 +357,23 @@ pub(super) async fn in_run(
     progress: Progress<'_>,
 ) -> Result<Made, OperationError> {
     let what = format!("backup of cluster \"{}\" failed", policy.name);
-    if matches!(policy.layout, Layout::Adopted(_)) {
-        let error = VolumePlanError::Adopted;
-        return Err(OperationError::new(error.exit(), format!("{what}: {error}")).next(error.next(policy)));
-    }
     let container = running_container(engine, policy, &what).await?;
     let image = engine.image(&container.image_id).await.map_err(failed(&what))?;
 
     progress(Tick::Step("looking at the server".to_owned()));
-    let mut mounts = mount_volumes(policy, &container, &what)?;
-    mounts.extend(make_staging(run, policy, copies, &what)?);
+    let mut beside = make_staging(run, policy, copies, &what)?;
     let reader = reader(control, policy)?;
     let parent = find_parent(control, policy, &copies.repositories(), reader.as_ref());
-    mounts.extend(parent.as_ref().ok().and_then(|parent| parent.reach.mount.clone()));
+    beside.extend(parent.as_ref().ok().and_then(|parent| parent.reach.mount.clone()));
     let cold = policy.volume.mode == CopyMode::Cold;
-    // A worker in the network of a container that stops has none any more.
-    let beside = if cold { vec![] } else { mounts.clone() };
-    let (mut session, server) = inspect(control, run, policy, engine, &container, beside, &what).await?;
-    let prepared = plan(control, policy, server, &what).and_then(|mut planned| {
+    // Another worker copies where the first one cannot: what of an adopted cluster lies where is known when its server has told of its
+    // tablespaces, and a worker in the network of a container that stops has none any more.
+    let known = places::known(policy, &container).map_err(|error| refused(&error.into(), policy, &what))?;
+    let copies_too = known.filter(|_| !cold).map(|known| known.into_iter().chain(beside.clone()).collect());
+    let another = copies_too.is_none();
+    let mounts = copies_too.unwrap_or_default();
+    let (mut session, server) = inspect(control, run, policy, engine, &container, mounts, &what).await?;
+    let prepared = plan(control, policy, &container, server, &what).and_then(|mut planned| {
         let parent = planned.build_on(parent);
         let location = SetLocation { cluster: policy.name.clone(), lineage: planned.lineage, id: planned.set.clone() };
         let destinations = destinations(run, policy, copies, &location)?;
@@ -405,9 +386,14 @@ pub(super) async fn in_run(
             return Err(error);
         }
     };
-    if cold {
+    if another {
         close_worker(session).await;
-        session = stop(control, run, policy, engine, &container, mounts, &what, progress).await?;
+        let mounts = planned.mounts.iter().cloned().chain(beside).collect();
+        session = start_another(run, policy, engine, &container, mounts, &what).await?;
+    }
+    if cold && let Err(error) = stop(control, run, policy, engine, &container, &what, progress).await {
+        close_worker(session).await;
+        return Err(error);
     }
     let since = parent.as_ref().map(|parent| format!(" since {}", parent.ancestors[0].set)).unwrap_or_default();
     progress(Tick::Step(format!("copying {}{since}", planned.volumes.join(" "))));
@@ -495,43 +481,49 @@ pub(super) async fn in_run(
 /// How long a server may take to shut down before it is killed, and the backup fails.
 const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// Starts the worker that will copy, and stops the server.
-#[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
-async fn stop(
-    control: &ControlPlane,
+/// Starts the worker that will copy.
+async fn start_another(
     run: &Run<'_>,
     policy: &Policy,
     engine: &Engine,
     container: &Container,
     mounts: Vec<WorkerMount>,
     what: &str,
-    progress: Progress<'_>,
 ) -> Result<Session, OperationError> {
-    let network = container.networks.keys().next().cloned().unwrap_or_else(|| "bridge".to_owned());
+    let network = match policy.volume.mode {
+        CopyMode::Hot => WorkerNetwork::Of(container.id.clone()),
+        CopyMode::Cold => {
+            let name = container.networks.keys().next();
+            WorkerNetwork::Named(name.cloned().unwrap_or_else(|| "bridge".to_owned()))
+        }
+    };
     let plan = WorkerPlan {
         run: run.id.clone(),
         cluster: policy.name.clone(),
         image_id: container.image_id.clone(),
         mounts,
-        network: WorkerNetwork::Named(network),
+        network,
         serves: false,
     };
-    let session = start_worker(engine, &plan).await.map_err(failed(what))?;
-    let stopped = async {
-        if control.cancel.is_cancelled() {
-            return Err(OperationError::new(Exit::Interrupted, format!("{what}: cancelled")));
-        }
-        run.will_make(&policy.host, &Thing::Stopped(container.id.clone()))?;
-        progress(Tick::Step(format!("stopping container \"{}\"", container.name)));
-        engine.stop(&container.id, STOP_PATIENCE).await.map_err(failed(what))
-    };
-    match stopped.await {
-        Ok(()) => Ok(session),
-        Err(error) => {
-            close_worker(session).await;
-            Err(error)
-        }
+    start_worker(engine, &plan).await.map_err(failed(what))
+}
+
+/// Stops the server.
+async fn stop(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    policy: &Policy,
+    engine: &Engine,
+    container: &Container,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(), OperationError> {
+    if control.cancel.is_cancelled() {
+        return Err(OperationError::new(Exit::Interrupted, format!("{what}: cancelled")));
     }
+    run.will_make(&policy.host, &Thing::Stopped(container.id.clone()))?;
+    progress(Tick::Step(format!("stopping container \"{}\"", container.name)));
+    engine.stop(&container.id, STOP_PATIENCE).await.map_err(failed(what))
 }
 
 /// Starts the server again.
@@ -546,7 +538,8 @@ async fn start(engine: &Engine, container: &Container, what: &str) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup_set::{Tablespace, example_manifest};
+    use crate::backup_set::example_manifest;
+    use crate::docker::Mount;
     use crate::policy::VolumeName;
 
     fn plan(change: impl FnOnce(&mut Policy, &mut ServerProfile)) -> Result<VolumePlan, VolumePlanError> {
@@ -555,7 +548,15 @@ mod tests {
         server.tablespaces.clear();
         change(&mut policy, &mut server);
         let set = "20261122T023000Z-volume-k3x9qa".parse().expect("an id");
-        plan_volume(&policy, server, set, 64, None)
+        let mount = |volume: VolumeName| Mount {
+            kind: "volume".to_owned(),
+            source: format!("shop{}", volume.path().replace('/', "-")),
+            folder: String::new(),
+            destination: volume.path().to_owned(),
+            writable: true,
+        };
+        let container = Container { mounts: VolumeName::ALL.map(mount).to_vec(), ..Container::default() };
+        plan_volume(&policy, &container, server, set, 64, None)
     }
 
     #[test]
@@ -576,23 +577,6 @@ mod tests {
         );
         assert_eq!(job.slot, "pglife_20261122t023000z_volume_k3x9qa");
         assert!(job.slot.len() < 64);
-    }
-
-    #[test]
-    fn a_tablespace_must_be_in_a_volume() {
-        let with = |location: &str, volumes: &[VolumeName]| {
-            plan(|policy, server| {
-                policy.volume.volumes = volumes.to_vec();
-                server.tablespaces = vec![Tablespace { name: "fast".to_owned(), location: location.to_owned() }];
-            })
-        };
-        for inside in ["/data/tablespaces/fast", "pg_tblspc/16400"] {
-            assert!(with(inside, &[VolumeName::Data]).is_ok(), "{inside}");
-        }
-        for outside in ["/srv/fast", "/database/fast", "/log/fast"] {
-            let refused = with(outside, &[VolumeName::Data]).expect_err("outside");
-            assert!(matches!(refused, VolumePlanError::TablespaceOutside { .. }), "{outside}");
-        }
     }
 
     #[test]

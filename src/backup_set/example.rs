@@ -47,6 +47,7 @@ pub fn example() -> Manifest {
             databases: ["it's $HOME", "postgres", "template1"].map(profile).to_vec(),
             tablespaces: vec![Tablespace { name: "fast".to_owned(), location: "/data/table spaces/fast".to_owned() }],
             settings: std::collections::BTreeMap::new(),
+            files: vec![],
         },
         image: ImageReference { name: "pglife/postgres:17".to_owned(), id: "sha256:0123".to_owned(), digests: vec![] },
         encryption: None,

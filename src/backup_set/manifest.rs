@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{ClusterName, DatabaseName, Lineage, PgMajor, RoleName};
 
 use super::layout::is_sealed;
-use super::{Digest, Kind, Naming, SetId};
+use super::{Digest, Kind, Naming, SetId, Sorting};
 use crate::encryption::Recipients;
 
 /// The newest manifest format this version reads. 2 is that of volume sets, 3 that of dumps with facts, 4 that of volume sets with a
@@ -89,6 +89,12 @@ pub struct VolumeCopy {
     pub volumes: Vec<String>,
     /// The data directory among them.
     pub pgdata: String,
+    /// Folders of the server's that are in another place in the copy, the data directory first: those of an adopted cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+    /// With what the server sorted text; None in sets of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sorting: Option<Sorting>,
     /// How it was made.
     pub mode: CopyMode,
     /// Where replay begins; of a cold copy, the last checkpoint.
@@ -113,6 +119,26 @@ pub struct VolumeCopy {
     /// What is not in the object, because an earlier set has it; None: the object is the whole tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incremental: Option<Incremental>,
+}
+
+/// A folder that a copy has in another place than the server had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Where the server had it.
+    pub from: String,
+    /// Where the copy has it.
+    pub to: String,
+}
+
+impl Moved {
+    /// Where a copy has `path`, which the server has in one of `moved`: the deepest that holds it. None for what is in none.
+    pub fn place(moved: &[Self], path: &str) -> Option<String> {
+        let rest = |folder: &Self| {
+            let rest = path.strip_prefix(folder.from.trim_end_matches('/'))?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| format!("{}{rest}", folder.to))
+        };
+        moved.iter().filter_map(|folder| Some((folder.from.len(), rest(folder)?))).max().map(|(_, place)| place)
+    }
 }
 
 /// A file of a relation with damaged pages.
@@ -235,6 +261,9 @@ pub struct ServerProfile {
     pub tablespaces: Vec<Tablespace>,
     /// Settings that a file or the command line gave, without those that may hold a secret.
     pub settings: std::collections::BTreeMap<String, String>,
+    /// Its files of settings and access rules: `config_file`, `hba_file` and `ident_file`. None in sets of older versions.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 impl ServerProfile {

@@ -71,6 +71,8 @@ pub struct Mount {
     pub kind: String,
     /// The volume's name, or the path on the host.
     pub source: String,
+    /// The path on the host, of a volume too; empty for memory.
+    pub folder: String,
     /// Where the container sees it.
     pub destination: String,
     /// False where it is mounted read-only.
@@ -107,6 +109,7 @@ impl Container {
                 .into_iter()
                 .map(|mount| Mount {
                     kind: mount.typ.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    folder: mount.source.clone().unwrap_or_default(),
                     source: match mount.typ.as_ref().map(ToString::to_string).as_deref() {
                         Some("volume") => mount.name.unwrap_or_default(),
                         _ => mount.source.unwrap_or_default(),
@@ -207,6 +210,7 @@ mod tests {
         let mount = |destination: &str| Mount {
             kind: "volume".to_owned(),
             source: destination.to_owned(),
+            folder: String::new(),
             destination: destination.to_owned(),
             writable: true,
         };

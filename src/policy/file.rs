@@ -72,11 +72,6 @@ pub fn read(file: &Path, text: &str, cluster: &ClusterName, settings: &Settings)
             let limits = |kind: &str, schedule: Option<&Schedule>| {
                 table.optional(kind, |limits| read_limits(limits, schedule)).flatten()
             };
-            if matches!(server.layout, Some(Layout::Adopted(_)))
-                && let Some(entry) = table.get("volume")
-            {
-                entry.problem("an adopted cluster has no volume backups in this version", "remove the key");
-            }
             (
                 limits("dump", dump.schedule.as_ref()),
                 limits("volume", volume.schedule.as_ref()),
@@ -297,9 +292,6 @@ impl Reader<'_> {
     }
 
     fn volume(&self, table: &Table<'_>, dump: &DumpPolicy, adopted: bool) -> VolumePolicy {
-        if adopted && table.is_present() {
-            table.missing("mode", "an adopted cluster has no volume backups in this version", "remove the section");
-        }
         let mode = table.get("mode").and_then(|entry| {
             let help = "\"hot\" (the server runs) or \"cold\" (it is stopped for the copy)";
             match entry.text(help)? {
@@ -316,7 +308,7 @@ impl Reader<'_> {
             schedule,
             timezone,
             mode: mode.unwrap_or_default(),
-            volumes: read_volumes(table),
+            volumes: if adopted { of_adopted(table) } else { read_volumes(table) },
             codec: table
                 .get("codec")
                 .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
@@ -428,6 +420,15 @@ fn read_databases(table: &Table<'_>) -> Option<DatabaseSelection> {
     let entry = table.get("databases")?;
     let patterns: Option<Vec<&str>> = entry.list(help)?.iter().map(|item| item.text(help)).collect();
     DatabaseSelection::new(patterns?).map_err(|error| entry.problem(error.to_string(), help)).ok()
+}
+
+/// The copy of an adopted cluster has its data directory and its tablespaces where the others have the volume with the data.
+fn of_adopted(table: &Table<'_>) -> Vec<VolumeName> {
+    if let Some(entry) = table.get("volumes") {
+        let help = "remove it: the data directory and the tablespaces are copied, wherever they lie";
+        entry.problem("volumes has no effect for an adopted cluster (one with pgdata)", help);
+    }
+    vec![VolumeName::Data]
 }
 
 fn read_volumes(table: &Table<'_>) -> Vec<VolumeName> {

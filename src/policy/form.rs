@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DrillPolicy, Layout, Login, Policy, UpgradePolicy, VolumePolicy, freshness};
+use super::{DrillPolicy, Layout, Login, Policy, UpgradePolicy, VolumeName, VolumePolicy, freshness};
 
 pub use timing::{OnMissedForm, TimingKeys};
 
@@ -194,7 +194,7 @@ pub struct BackupSection {
     /// Logical dumps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<DumpSection>,
-    /// Copies of the volumes. Not for adopted clusters.
+    /// Copies of the volumes; of an adopted cluster, of its data directory and its tablespaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumeSection>,
 }
@@ -218,7 +218,7 @@ pub struct VolumeSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(hot|cold)$"))]
     pub mode: Option<String>,
-    /// Which of `/data`, `/config`, `/secret`, `/log`; `/data` always. Default: all.
+    /// Which of `/data`, `/config`, `/secret`, `/log`; `/data` always. Default: all. Not for adopted clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub volumes: Option<Vec<String>>,
@@ -412,7 +412,10 @@ impl From<&Policy> for PolicyFile {
                     codec: Some(dump.codec.to_string()),
                     lock_timeout: Some(dump.lock_timeout.to_string()),
                 }),
-                volume: managed.map(|_| VolumeSection::from(&policy.volume)),
+                volume: Some(VolumeSection {
+                    volumes: managed.map(|_| paths(&policy.volume.volumes)),
+                    ..VolumeSection::from(&policy.volume)
+                }),
             }),
             drill: Some(DrillSection::from(&policy.drill)),
             retention: policy.retention.map(|retention| RetentionSection {
@@ -448,12 +451,16 @@ impl From<&Policy> for PolicyFile {
     }
 }
 
+fn paths(volumes: &[VolumeName]) -> Vec<String> {
+    volumes.iter().map(|volume| volume.path().to_owned()).collect()
+}
+
 impl From<&VolumePolicy> for VolumeSection {
     fn from(volume: &VolumePolicy) -> Self {
         Self {
             timing: TimingKeys::of(volume.schedule.as_ref(), &volume.timezone),
             mode: Some(volume.mode.as_str().to_owned()),
-            volumes: Some(volume.volumes.iter().map(|volume| volume.path().to_owned()).collect()),
+            volumes: Some(paths(&volume.volumes)),
             codec: Some(volume.codec.to_string()),
             rate_limit: volume.rate_limit.map(|rate| rate.to_string()),
             full_every: Some(volume.full_every.get()),

@@ -60,6 +60,51 @@ pub fn timeline_of(backup_label: &str) -> Option<u32> {
     u32::from_str_radix(file.get(..8)?, 16).ok()
 }
 
+/// A `tablespace_map` whose folders are where `place` says; it is None for one that stays where it is. A line is a tablespace's oid,
+/// a space and its folder, in which a backslash stands before each backslash and each end of a line (`do_pg_backup_start` in `xlog.c`).
+pub fn relocate_tablespaces(map: &str, place: impl Fn(&str) -> Option<String>) -> String {
+    let mut relocated = String::new();
+    let mut rest = map;
+    while !rest.is_empty() {
+        let (line, after) = first_line(rest);
+        let moved = line
+            .split_once(' ')
+            .and_then(|(oid, folder)| Some(format!("{oid} {}", escape(&place(&unescape(folder))?))));
+        relocated.push_str(moved.as_deref().unwrap_or(line));
+        if line.len() < rest.len() {
+            relocated.push('\n');
+        }
+        rest = after;
+    }
+    relocated
+}
+
+/// The first line of `text`, and what comes after its end. An end of a line with a backslash before it is none.
+fn first_line(text: &str) -> (&str, &str) {
+    let mut escaped = false;
+    for (at, letter) in text.char_indices() {
+        if letter == '\n' && !escaped {
+            return (&text[..at], &text[at + 1..]);
+        }
+        escaped = letter == '\\' && !escaped;
+    }
+    (text, "")
+}
+
+fn unescape(folder: &str) -> String {
+    let mut letters = folder.chars();
+    let mut plain = String::new();
+    while let Some(letter) = letters.next() {
+        plain.extend(if letter == '\\' { letters.next() } else { Some(letter) });
+    }
+    plain
+}
+
+fn escape(folder: &str) -> String {
+    let special = |letter: char| matches!(letter, '\\' | '\n' | '\r');
+    folder.chars().flat_map(|letter| special(letter).then_some('\\').into_iter().chain([letter])).collect()
+}
+
 /// How often the session is looked at while files are copied.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -193,7 +238,28 @@ mod tests {
         assert_eq!(timeline_of("LABEL: START WAL LOCATION: 0/1 (file 00000001"), None);
     }
 
+    #[test]
+    fn tablespaces_are_relocated_line_by_line() {
+        let place = |path: &str| path.strip_prefix("/mnt/").map(|rest| format!("/data/tablespaces/mnt/{rest}"));
+        let relocated = relocate_tablespaces("16400 /mnt/fast one\n16401 /srv/b\n", place);
+        assert_eq!(relocated, "16400 /data/tablespaces/mnt/fast one\n16401 /srv/b\n");
+        assert_eq!(relocate_tablespaces("16400 /mnt/a", place), "16400 /data/tablespaces/mnt/a");
+    }
+
     proptest! {
+        #[test]
+        fn every_folder_survives_its_relocation(folders in proptest::collection::vec("/[a-z \\\\\n\r/]{1,12}", 0..5)) {
+            let map = |folders: &[String]| -> String {
+                {
+                let lines = folders.iter().enumerate().map(|(oid, folder)| format!("{oid} {}\n", escape(folder)));
+                lines.collect::<Vec<_>>().concat()
+            }
+            };
+            let moved: Vec<String> = folders.iter().map(|folder| format!("/data{folder}")).collect();
+            prop_assert_eq!(relocate_tablespaces(&map(&folders), |folder| Some(format!("/data{folder}"))), map(&moved));
+            prop_assert_eq!(relocate_tablespaces(&map(&folders), |_| None), map(&folders));
+        }
+
         #[test]
         fn places_read_back(number: u64) {
             prop_assert_eq!(Lsn(number).to_string().parse::<Lsn>().expect("an LSN"), Lsn(number));

@@ -35,6 +35,7 @@ pub async fn profile(client: &Client, login: &Login) -> Result<ServerProfile, Po
         databases: databases(client).await?,
         tablespaces: tablespaces(client).await?,
         settings: given_settings(client).await?,
+        files: files(client).await?,
     })
 }
 
@@ -187,6 +188,15 @@ async fn tablespaces(client: &Client) -> Result<Vec<Tablespace>, PostgresError> 
         .await
         .map_err(|error| query_error("its tablespaces", &error))?;
     Ok(rows.iter().map(|row| Tablespace { name: row.get(0), location: row.get(1) }).collect())
+}
+
+/// Its files of settings and access rules.
+async fn files(client: &Client) -> Result<Vec<String>, PostgresError> {
+    let mut files = Vec::new();
+    for name in ["config_file", "hba_file", "ident_file"] {
+        files.push(setting(client, name).await?);
+    }
+    Ok(files)
 }
 
 async fn given_settings(client: &Client) -> Result<BTreeMap<String, String>, PostgresError> {

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backup_set::Sorting;
+
 use super::PostgresError;
 use super::tools::Toolbox;
 
@@ -25,46 +27,23 @@ pub struct Installation {
     pub sorting: Sorting,
 }
 
-/// Versions of the libraries that sort text; indexes are in their order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sorting {
-    /// Of the C library, `2.31`; None where it cannot be told.
-    pub libc: Option<String>,
-    /// Of ICU, `67`; None where the server has none.
-    pub icu: Option<String>,
+/// With which libraries the server that `toolbox` belongs to sorts text.
+pub fn sorting(toolbox: &Toolbox) -> Sorting {
+    let said = |arguments: &[&std::ffi::OsStr]| {
+        let output = Command::new("ldd").args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    };
+    read_sorting(&said(&["--version".as_ref()]), &said(&[toolbox.path("postgres").as_os_str()]))
 }
 
-impl Sorting {
-    /// What sorts in another way, maybe, in `new`: each library with both versions. One that is unknown counts as another.
-    pub fn changes(&self, new: &Self) -> Vec<String> {
-        let word = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
-        let mut changes = Vec::new();
-        if self.libc.is_none() || self.libc != new.libc {
-            changes.push(format!("the C library, {} to {}", word(&self.libc), word(&new.libc)));
-        }
-        if self.icu != new.icu {
-            changes.push(format!("ICU, {} to {}", word(&self.icu), word(&new.icu)));
-        }
-        changes
-    }
-
-    fn look(server: &Path) -> Self {
-        let said = |arguments: &[&std::ffi::OsStr]| {
-            let output = Command::new("ldd").args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
-            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
-        };
-        Self::read(&said(&["--version".as_ref()]), &said(&[server.as_os_str()]))
-    }
-
-    /// From what `ldd --version` and `ldd postgres` say.
-    fn read(version: &str, libraries: &str) -> Self {
-        let libc = version.lines().next().and_then(|line| line.split_whitespace().last());
-        let icu = libraries.lines().find_map(|line| {
-            let number = line.trim().strip_prefix("libicui18n.so.")?.split_whitespace().next()?;
-            Some(number.to_owned())
-        });
-        Self { libc: libc.map(str::to_owned), icu }
-    }
+/// From what `ldd --version` and `ldd postgres` say.
+fn read_sorting(version: &str, libraries: &str) -> Sorting {
+    let libc = version.lines().next().and_then(|line| line.split_whitespace().last());
+    let icu = libraries.lines().find_map(|line| {
+        let number = line.trim().strip_prefix("libicui18n.so.")?.split_whitespace().next()?;
+        Some(number.to_owned())
+    });
+    Sorting { libc: libc.map(str::to_owned), icu }
 }
 
 impl Installation {
@@ -91,7 +70,7 @@ impl Installation {
             libraries,
             extensions,
             locales: locales.unwrap_or_default(),
-            sorting: Sorting::look(&toolbox.path("postgres")),
+            sorting: sorting(toolbox),
         })
     }
 
@@ -157,7 +136,7 @@ mod tests {
         let sorting = |libc, icu| {
             let libraries =
                 format!("\tlinux-vdso.so.1 (0x1)\n\tlibicui18n.so.{icu} => /lib/libicui18n.so.{icu} (0x2)\n");
-            Sorting::read(&format!("ldd (Debian GLIBC {libc}-13) {libc}\nCopyright\n"), &libraries)
+            read_sorting(&format!("ldd (Debian GLIBC {libc}-13) {libc}\nCopyright\n"), &libraries)
         };
         let (old, new) = (sorting("2.31", "67"), sorting("2.41", "76"));
         assert_eq!(old, Sorting { libc: Some("2.31".to_owned()), icu: Some("67".to_owned()) });

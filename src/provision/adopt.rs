@@ -202,6 +202,7 @@ mod tests {
             mounts: vec![Mount {
                 kind: "bind".to_owned(),
                 source: "/srv/pg".to_owned(),
+                folder: "/srv/pg".to_owned(),
                 destination: "/var/lib/postgresql".to_owned(),
                 writable: true,
             }],

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::backup_set::certificate::{Check, Outcome};
-use crate::backup_set::{Ancestor, Kind, Manifest, Object, SetId};
+use crate::backup_set::{Ancestor, Kind, Manifest, Moved, Object, SetId, Sorting};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
@@ -12,7 +12,8 @@ use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::provision::{self, ClusterPlan};
-use crate::worker::{ChainJob, Event, FilesCheck, Request, UnpackJob};
+use crate::worker::session::Session;
+use crate::worker::{ChainJob, Event, FilesCheck, Renewal, Request, SettleIn, SettleJob, UnpackJob};
 
 use super::plan::{PlanError, Wanted};
 use super::{Source, damaged_set};
@@ -38,6 +39,14 @@ pub struct VolumeRestorePlan {
     pub databases: Vec<DatabaseName>,
     /// Codec threads.
     pub threads: usize,
+    /// With what the source sorted text, where that is known: an image that sorts with something else needs new indexes.
+    pub sorting: Option<Sorting>,
+    /// What makes the data directory one of pglife's image, where it is that of an adopted cluster.
+    #[serde(skip)]
+    settle_in: Option<SettleIn>,
+    /// The databases that can be entered.
+    #[serde(skip)]
+    connectable: Vec<DatabaseName>,
     /// The data directory in them, where its files are to be compared with the server's own manifest.
     #[serde(skip)]
     pub check: Option<String>,
@@ -88,6 +97,15 @@ pub fn plan_volume_restore(
             "the copy has archive_mode on, as its source: see to it that both do not write to one archive".to_owned(),
         );
     }
+    // Of an adopted cluster the data directory is there, and what its container had beside it is not.
+    let outside = |file: &str| !copy.moved.is_empty() && Moved::place(&copy.moved, file).is_none();
+    let missing: Vec<&str> = manifest.server.files.iter().map(String::as_str).filter(|file| outside(file)).collect();
+    if !missing.is_empty() {
+        warnings.push(format!(
+            "{} lay outside the data directory and are not in the backup: those in the data directory hold; put what you miss into /config",
+            missing.join(", ")
+        ));
+    }
     Ok(VolumeRestorePlan {
         set: manifest.set.clone(),
         source: manifest.cluster.clone(),
@@ -104,6 +122,13 @@ pub fn plan_volume_restore(
             .filter(|name| name.as_str() != "template0")
             .collect(),
         threads,
+        sorting: copy.sorting.clone(),
+        settle_in: (!copy.moved.is_empty()).then(|| SettleIn {
+            pgdata: copy.pgdata.clone(),
+            role: manifest.server.bootstrap_role.clone(),
+            own_access_rules: manifest.server.files.iter().skip(1).any(|file| outside(file)),
+        }),
+        connectable: manifest.server.connectable(),
         check: None,
         warnings,
     })
@@ -130,6 +155,7 @@ impl VolumeRestorePlan {
                 ancestors: chain.ancestors.iter().cloned().zip(places).collect(),
             }),
             check: self.check.clone().map(|pgdata| FilesCheck { major: self.major, pgdata }),
+            settle_in: self.settle_in.clone(),
         }
     }
 }
@@ -147,25 +173,25 @@ pub(super) struct Scene<'a> {
     pub(super) progress: Progress<'a>,
 }
 
-/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency. What was
-/// checked on the way is added to `checks`; on files that are not what was copied no server is started.
+/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency, and what the
+/// operator should read. What was checked on the way is added to `checks`; on files that are not what was copied no server is started.
 pub(super) async fn restore(
     scene: &Scene<'_>,
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
-) -> Result<Container, OperationError> {
+) -> Result<(Container, Vec<String>), OperationError> {
     let &Scene { control, run, engine, image, cluster, policy, what, progress, .. } = scene;
     provision::make_data(run, engine, cluster, what, progress).await?;
     progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
-    unpack(scene, plan, keys, checks).await?;
+    let sorts_otherwise = unpack(scene, plan, keys, checks).await?;
     if let Some(failed) = checks.iter().find(|check| check.outcome == Outcome::Failed) {
         let what = format!("{what}: its files are not what was copied: {}", failed.found.join("; "));
         return Err(OperationError::new(Exit::VerifyFailed, what).next("restore another backup: pglife backups list"));
     }
     let container = provision::make_database(run, engine, cluster, what, progress).await?;
     progress(Tick::Step("waiting until the server has replayed its WAL".to_owned()));
-    let (session, server) = provision::await_server(
+    let (mut session, server) = provision::await_server(
         control,
         run,
         policy,
@@ -178,10 +204,16 @@ pub(super) async fn restore(
         Some(policy.major),
     )
     .await?;
+    let same = server.system_identifier == plan.system_identifier;
+    let renewed = if same {
+        renew(scene, plan, &mut session, &container, &sorts_otherwise).await
+    } else {
+        Ok(plan.warnings.clone())
+    };
     close_worker(session).await;
     // A server answers when it is consistent, not before. That it is the one of the backup is known by its identifier.
-    if server.system_identifier == plan.system_identifier {
-        return Ok(container);
+    if same {
+        return renewed.map(|warnings| (container, warnings));
     }
     Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
 }
@@ -191,7 +223,7 @@ async fn unpack(
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
-) -> Result<(), OperationError> {
+) -> Result<Vec<String>, OperationError> {
     let &Scene { control, run, engine, image, cluster, policy, source, what, progress } = scene;
     let mount = |source: String, destination: &str, writable| WorkerMount {
         source,
@@ -228,6 +260,65 @@ async fn unpack(
             _ => {}
         })
         .await;
+    let done = match (done, &plan.sorting) {
+        (Ok(_), Some(of_source)) => changes_of_sorting(control, &mut session, plan.major, of_source, what).await,
+        (done, _) => done.map(|_| vec![]).map_err(|error| damaged_set(error, &plan.set, what)),
+    };
     close_worker(session).await;
-    done.map(drop).map_err(|error| damaged_set(error, &plan.set, what))
+    done
+}
+
+/// Which libraries sort text otherwise in the image of `session` than those of the source, maybe.
+async fn changes_of_sorting(
+    control: &ControlPlane,
+    session: &mut Session,
+    major: PgMajor,
+    of_source: &Sorting,
+    what: &str,
+) -> Result<Vec<String>, OperationError> {
+    let mut changes = Vec::new();
+    let request = Request::LookAtImage { major };
+    let looked = session.request(&request, &control.cancel, |event| {
+        if let Event::Image(installation) = event {
+            changes = of_source.changes(&installation.sorting);
+        }
+    });
+    looked.await.map_err(failed(what))?;
+    Ok(changes)
+}
+
+/// Builds anew the indexes that are in the order of a library that the new image has in another version: searches in them would
+/// miss rows. Returns what the operator should read.
+async fn renew(
+    scene: &Scene<'_>,
+    plan: &VolumeRestorePlan,
+    session: &mut Session,
+    container: &Container,
+    sorts_otherwise: &[String],
+) -> Result<Vec<String>, OperationError> {
+    let &Scene { control, policy, what, progress, .. } = scene;
+    let mut warnings = plan.warnings.clone();
+    if sorts_otherwise.is_empty() {
+        return Ok(warnings);
+    }
+    let why = sorts_otherwise.join("; ");
+    progress(Tick::Step(format!("building indexes anew, because text may sort otherwise ({why})")));
+    let job = SettleJob {
+        login: control.login(policy, container)?.0,
+        files: vec![],
+        statements: vec![],
+        analyse: plan.connectable.clone(),
+        renew: Some(Renewal { major: plan.major, reindex: true }),
+    };
+    let request = Request::Settle(job);
+    let done = session.request(&request, &control.cancel, |event| match event {
+        Event::Log { message, .. } => {
+            progress(Tick::Warning(message.clone()));
+            warnings.push(message);
+        }
+        Event::Reindexed { indexes } => tracing::info!(indexes, why, "indexes were built anew"),
+        _ => {}
+    });
+    done.await.map_err(failed(what))?;
+    Ok(warnings)
 }

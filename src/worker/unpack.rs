@@ -8,6 +8,7 @@
 //! worthless: nobody may start a server on it.
 
 pub(super) mod chain;
+mod settle_in;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -50,10 +51,22 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
         (Err(Unread::Abandoned), Ok(())) => return Err(Failure::new(Trouble::Other, "unpacking ended early")),
     }
     for volume in &job.volumes {
-        let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
-        synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))?;
+        sync(volume)?;
     }
-    job.check.as_ref().map_or(Ok(vec![]), |check| check::files(check, line))
+    let tools = job.check.as_ref().map_or(Ok(vec![]), |check| check::files(check, line))?;
+    // Only now: the server's own list has the files as they were copied.
+    if let Some(settle_in) = &job.settle_in {
+        let users = fs::read_to_string("/etc/passwd").map_err(|error| failed("reading /etc/passwd", &error))?;
+        settle_in::settle_in(settle_in, Path::new("/data"), &users)?;
+        sync("/data")?;
+    }
+    Ok(tools)
+}
+
+/// Everything in a volume is on disk then.
+fn sync(volume: &str) -> Result<(), Failure> {
+    let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
+    synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))
 }
 
 /// Why a tar was not read to its end.

@@ -2,9 +2,6 @@
 
 mod renewal;
 
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use crate::cluster::{DatabaseName, PgMajor, RoleName};
@@ -14,6 +11,7 @@ use crate::postgres::installation::Installation;
 use crate::postgres::tools::Toolbox;
 use crate::postgres::{self, Login, PostgresError, inspect, survey};
 
+use super::files::replace;
 use super::process::{Line, connect_somewhere};
 use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
 
@@ -92,7 +90,8 @@ pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<St
 /// Carries what no dump holds: access files and `ALTER SYSTEM`; then makes statistics.
 pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, Failure> {
     for (from, to) in &job.files {
-        carry(Path::new(from), Path::new(to))
+        std::fs::read(from)
+            .and_then(|bytes| replace(Path::new(to), &bytes))
             .map_err(|error| Failure::from_error(Trouble::Other, &format!("copying {from} to {to}"), &error))?;
     }
     let client = connect_somewhere(&job.login).await?;
@@ -120,18 +119,4 @@ pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, 
 
 fn query_failed(what: &'static str, error: &tokio_postgres::Error) -> Failure {
     PostgresError::Query { what, reason: postgres::words(error) }.into()
-}
-
-/// Replaces `to` by the bytes of `from`, with the owner of the folder it stands in.
-fn carry(from: &Path, to: &Path) -> io::Result<()> {
-    let bytes = std::fs::read(from)?;
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    let owner = std::fs::metadata(folder)?;
-    let mut half = tempfile::Builder::new().prefix(".pglife-").tempfile_in(folder)?;
-    io::Write::write_all(&mut half, &bytes)?;
-    std::fs::set_permissions(half.path(), std::fs::Permissions::from_mode(0o600))?;
-    chown(half.path(), Some(owner.uid()), Some(owner.gid()))?;
-    half.as_file().sync_all()?;
-    half.persist(to).map_err(|error| error.error)?;
-    std::fs::File::open(folder)?.sync_all()
 }

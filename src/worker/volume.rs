@@ -37,13 +37,15 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::backup_set::{Content, CopyMode, Incremental, Object, VolumeCopy};
+use crate::backup_set::{Content, CopyMode, Incremental, Moved, Object, VolumeCopy};
 use crate::encryption::{Keys, Recipients};
 use crate::pipeline::frames::{FrameBytes, SeekTable};
 use crate::pipeline::handover::{Giver, handover};
 use crate::pipeline::seal::Unsealed;
 use crate::pipeline::{Compression, PipelineError, Sealed, compress};
 use crate::postgres::hot_backup::{self, HotBackup, Stopped};
+use crate::postgres::installation::sorting;
+use crate::postgres::tools::Toolbox;
 use crate::postgres::{PostgresError, inspect};
 use crate::storage::Folder;
 
@@ -54,7 +56,7 @@ use super::{Event, Failure, ParentJob, Trouble, VolumeJob, pipeline_failure, sto
 use archive::Owner;
 use blocks::{Blocks, Parent};
 use copier::{Copier, CopyError};
-use selection::Selection;
+use selection::{Selection, relocate};
 use server_manifest::ServerManifest;
 
 /// Plain bytes in a frame: larger ones save little, and there are `threads + 3` of them at once.
@@ -204,14 +206,13 @@ fn copy(
     let server = wait(runtime, stop, async {
         let client = connect_somewhere(&job.login).await?;
         let found = inspect::data_directory(&client).await?;
-        if found != job.pgdata {
+        if relocate(&job.moved, PathBuf::from(&found)) != pgdata {
             let reason = format!("it is {found}, and the policy's image keeps it in {}", job.pgdata);
             return Err(PostgresError::Query { what: "its data directory", reason });
         }
         HotBackup::begin(client, job.major, &job.label, &job.slot).await
     })?;
-    let selection =
-        Selection { mode: job.mode, tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone() };
+    let selection = selection(job, &pgdata)?;
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
     copier.judge_before = job.page_checksums.then_some(server.start().0);
@@ -223,8 +224,8 @@ fn copy(
         copier.last()
     })?;
     let stopped = wait(runtime, stop, server.stop())?;
-    for folder in tablespaces(&pgdata, &job.volumes)?.into_iter().filter(|found| !selection.tablespaces.contains(found))
-    {
+    let now_there = tablespaces(&pgdata, job)?;
+    for folder in now_there.into_iter().filter(|found| !selection.tablespaces.contains(found)) {
         // Replay makes a tablespace that is new only where its folder is there.
         let within: Vec<&Path> = folder.1.ancestors().take_while(|path| !is_volume(path, &job.volumes)).collect();
         for path in within.into_iter().rev() {
@@ -239,6 +240,7 @@ fn copy(
     })?;
     copier.made(&pgdata.join("backup_label"), file, stopped.backup_label.as_bytes())?;
     if let Some(map) = &stopped.tablespace_map {
+        let map = hot_backup::relocate_tablespaces(map, |path| Moved::place(&job.moved, path));
         copier.made(&pgdata.join("tablespace_map"), file, map.as_bytes())?;
     }
     let segments: Vec<String> =
@@ -261,6 +263,8 @@ fn copy(
     let copy = VolumeCopy {
         volumes: job.volumes.clone(),
         pgdata: job.pgdata.clone(),
+        moved: job.moved.clone(),
+        sorting: Toolbox::find(job.major, &job.login).ok().map(|toolbox| sorting(&toolbox)),
         mode: CopyMode::Hot,
         start_lsn: start.to_string(),
         stop_lsn: stop.to_string(),
@@ -345,8 +349,14 @@ fn is_volume(path: &Path, volumes: &[String]) -> bool {
     volumes.iter().any(|volume| path == Path::new(volume))
 }
 
-/// The tablespaces outside of the data directory. Each must be in a volume that is copied.
-fn tablespaces(pgdata: &Path, volumes: &[String]) -> Result<Vec<(String, PathBuf)>, Failure> {
+/// What of the files is the server's.
+fn selection(job: &VolumeJob, pgdata: &Path) -> Result<Selection, Failure> {
+    let tablespaces = tablespaces(pgdata, job)?;
+    Ok(Selection { mode: job.mode, pgdata: pgdata.to_owned(), tablespaces, moved: job.moved.clone() })
+}
+
+/// The tablespaces outside of the data directory, where the copy has them. Each must be in a volume that is copied.
+fn tablespaces(pgdata: &Path, job: &VolumeJob) -> Result<Vec<(String, PathBuf)>, Failure> {
     let folder = pgdata.join("pg_tblspc");
     let failed = |error: std::io::Error| {
         Failure::from_error(Trouble::Other, &format!("reading {} failed", folder.display()), &error)
@@ -357,8 +367,8 @@ fn tablespaces(pgdata: &Path, volumes: &[String]) -> Result<Vec<(String, PathBuf
         if !entry.file_type().map_err(failed)?.is_symlink() {
             continue; // in place
         }
-        let target = fs::read_link(entry.path()).map_err(failed)?;
-        if !volumes.iter().any(|volume| target.starts_with(volume)) {
+        let target = relocate(&job.moved, fs::read_link(entry.path()).map_err(failed)?);
+        if !job.volumes.iter().any(|volume| target.starts_with(volume)) {
             return Err(Failure::new(
                 Trouble::Request,
                 format!("a tablespace lies in {}, which is in none of the volumes that are copied", target.display()),

@@ -1,5 +1,7 @@
 //! Containers that somebody else made: taken over, backed up, and restored into a cluster of pglife's own.
 
+mod files;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use crate::house::{House, docker, run, sql, wait_for_server};
 
 /// A stand-in with the layout of the official image.
-const OFFICIAL: &str = "pglife/test-official:17";
+pub(crate) const OFFICIAL: &str = "pglife/test-official:17";
 const WORD: &str = "S3cret 'adopted' \"word\" \\ $x";
 
 /// What a container is, in a form that two looks have in common: the engine lists mounts in any order.

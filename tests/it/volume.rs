@@ -28,11 +28,11 @@ fn a_server_of_18_is_copied_while_it_works() {
 }
 
 /// What must be true of pgbench's tables at any one moment.
-const SUMS_AGREE: &str = "select (select sum(abalance) from pgbench_accounts) = all (array[(select sum(bbalance) from pgbench_branches), \
+pub(crate) const SUMS_AGREE: &str = "select (select sum(abalance) from pgbench_accounts) = all (array[(select sum(bbalance) from pgbench_branches), \
     (select sum(tbalance) from pgbench_tellers), (select coalesce(sum(delta), 0) from pgbench_history)])";
 
 /// Runs a command in a container, as postgres, beside the test.
-fn beside(container: &str, script: &str) {
+pub(crate) fn beside(container: &str, script: &str) {
     docker(&["exec", "-d", "-u", "postgres", container, "bash", "-c", script]);
 }
 
@@ -75,6 +75,12 @@ fn let_work(container: &str) {
     wait_for("work in the source", || sql(container, "postgres", "select count(*) > 5 from witness") == "t");
 }
 
+/// Ends the work: it has done its part, and what comes after it needs the machine.
+fn let_rest(container: &str) {
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where pid <> pg_backend_pid() and application_name in ('pgbench', 'psql')";
+    sql(container, "postgres", end);
+}
+
 fn back_up(house: &House, cluster: &str) -> String {
     let taken = house.items(&["backup", cluster, "--kind", "volume", "--mode", "hot"]).remove(0);
     assert_eq!((&taken["warnings"], &taken["kind"]), (&serde_json::json!([]), &"volume".into()));
@@ -85,7 +91,7 @@ fn back_up(house: &House, cluster: &str) -> String {
 
 /// Nothing of a backup is left in the server.
 #[track_caller]
-fn is_left_alone(container: &str) {
+pub(crate) fn is_left_alone(container: &str) {
     wait_for("the end of the backup's session", || {
         let left = "select (select count(*) from pg_replication_slots) + (select count(*) from pg_stat_activity where application_name = 'pglife')";
         sql(container, "postgres", left) == "0"
@@ -101,6 +107,7 @@ fn hot(major: &str) {
     let_work(&container);
     let set = back_up(&house, &source);
     is_left_alone(&container);
+    let_rest(&container);
 
     let object = house.manifest(&source, &set)["objects"][0].clone();
     assert_eq!((&object["name"], &object["content"]), (&"volume.tar.zst".into(), &"volume".into()));
@@ -232,7 +239,7 @@ fn a_server_of_18_is_copied_while_it_is_stopped() {
 }
 
 /// A digest of everything in the server, as text.
-fn everything(container: &str) -> String {
+pub(crate) fn everything(container: &str) -> String {
     let script = "pg_dumpall -U postgres | grep -Ev '^.(un)?restrict ' | md5sum";
     docker(&["exec", "-u", "postgres", container, "bash", "-o", "pipefail", "-c", script])
 }

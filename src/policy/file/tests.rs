@@ -60,25 +60,24 @@ fn problems(text: &str) -> String {
 fn example_in_force(layout: &str) -> String {
     let other_layout: &[&str] = match layout {
         "managed" => &["pgdata", "user", "password_file"],
-        _ => &["image", "data_container", "network", "publish", "admin_user", "admin_database", "admin_password_file"],
+        _ => &[
+            "image",
+            "data_container",
+            "network",
+            "publish",
+            "admin_user",
+            "admin_database",
+            "admin_password_file",
+            "volumes",
+        ],
     };
-    let mut in_volume_section = false;
     let in_force = |line: &str| {
         let section = line.starts_with("# [");
-        in_volume_section = line == "# [backup.volume]" || in_volume_section && !section && !line.starts_with('[');
-        // An adopted cluster has no volumes of ours.
-        if in_volume_section && layout != "managed" {
-            return None;
-        }
-        if line.starts_with("# volume = ") && layout != "managed" {
-            return None;
-        }
         let (key, _) =
             if section { return Some(line[2..].to_owned()) } else { line.strip_prefix("# ")?.split_once(" = ")? };
         let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         (is_key && !other_layout.contains(&key)).then(|| line[2..].to_owned())
     };
-    let mut in_force = in_force;
     EXAMPLE.lines().map(|line| in_force(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
@@ -311,18 +310,6 @@ fn every_problem_of_the_backup_is_told() {
         help: a list of "/data", "/config", "/secret", "/log"
     policies/chado.toml:19:2: backups: unknown key
         help: did you mean backup?
-    "#);
-}
-
-#[test]
-fn an_adopted_cluster_has_no_volume_backups_to_be_fresh() {
-    let told = problems(
-        "[cluster]\nmajor = '17'\ncontainer = 'db'\npgdata = '/var/lib/postgresql/data'\nuser = 'postgres'\n[backup.dump]\nrepos = \
-         ['local']\n[freshness]\nvolume = { warn = '8d', critical = '15d' }\n",
-    );
-    insta::assert_snapshot!(told, @r#"
-    policies/chado.toml:9:10: freshness.volume: an adopted cluster has no volume backups in this version
-        help: remove the key
     "#);
 }
 

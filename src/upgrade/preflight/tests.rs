@@ -18,6 +18,7 @@ fn profile(from: u16) -> ServerProfile {
         databases: vec![database("postgres", true), database("template0", false)],
         tablespaces: vec![],
         settings: std::collections::BTreeMap::new(),
+        files: vec![],
     }
 }
 

@@ -11,15 +11,15 @@ use crate::backup_set::{CopyMode, VolumeCopy};
 use crate::pipeline::handover::Giver;
 use crate::postgres::control_data::ControlData;
 use crate::postgres::hot_backup::{Lsn, segments};
+use crate::postgres::installation::sorting;
 use crate::postgres::tools::Toolbox;
 use crate::worker::{Failure, Trouble, VolumeJob};
 
 use super::archive::Owner;
 use super::blocks::Blocks;
 use super::copier::{Copier, CopyError};
-use super::selection::Selection;
 use super::server_manifest::ServerManifest;
-use super::{Copied, copy_wal, tablespaces};
+use super::{Copied, copy_wal, selection};
 
 /// More than the record of a checkpoint has, wherever its pages begin.
 const CHECKPOINT_RECORD: u64 = 256;
@@ -37,8 +37,7 @@ pub(super) fn copy(
     })?);
     let toolbox = Toolbox::find(job.major, &job.login).map_err(Failure::from)?;
     let control = shut_down(job, &toolbox, &pgdata)?;
-    let selection =
-        Selection { tablespaces: tablespaces(&pgdata, &job.volumes)?, pgdata: pgdata.clone(), mode: job.mode };
+    let selection = selection(job, &pgdata)?;
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
     copier.judge_before = job.page_checksums.then_some(u64::MAX);
@@ -71,6 +70,8 @@ pub(super) fn copy(
     let copy = VolumeCopy {
         volumes: job.volumes.clone(),
         pgdata: job.pgdata.clone(),
+        moved: job.moved.clone(),
+        sorting: Some(sorting(&toolbox)),
         mode: CopyMode::Cold,
         start_lsn: control.redo.to_string(),
         stop_lsn: control.checkpoint.to_string(),

@@ -190,6 +190,7 @@ impl<'a> Copier<'a> {
                 self.folder(&path, &metadata)?;
             } else if kind.is_symlink() {
                 let Some(target) = unless_vanished(&path, fs::read_link(&path))? else { continue };
+                let target = self.selection.target(&path, target);
                 self.head(&path, Owner::from(&metadata), Kind::Symlink(target.as_os_str().as_bytes()))?;
             } else if kind.is_file() {
                 self.file(&path)?;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::backup_set::CopyMode;
+use crate::backup_set::{CopyMode, Moved};
 
 /// What becomes of something in a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(super) struct Selection {
     pub(super) mode: CopyMode,
     /// Tablespaces outside of it: name of the link in `pg_tblspc`, and the folder it leads to.
     pub(super) tablespaces: Vec<(String, PathBuf)>,
+    /// Folders that the server sees elsewhere.
+    pub(super) moved: Vec<Moved>,
 }
 
 impl Selection {
@@ -84,6 +86,11 @@ impl Selection {
             path if path.starts_with("/data/.init-") => Choice::Leave,
             _ => Choice::Take,
         }
+    }
+
+    /// Where the link at `path` is to lead to in the copy: a tablespace's to where the copy has its folder.
+    pub(super) fn target(&self, path: &Path, target: PathBuf) -> PathBuf {
+        if path.parent() == Some(&self.pgdata.join("pg_tblspc")) { relocate(&self.moved, target) } else { target }
     }
 
     /// The name of `path` for the server: relative to the data directory, a tablespace by way of its link. None for what is not
@@ -122,6 +129,12 @@ impl Selection {
             _ => false,
         }
     }
+}
+
+/// Where the copy has a folder that the server has at `path`.
+pub(super) fn relocate(moved: &[Moved], path: PathBuf) -> PathBuf {
+    let place = path.to_str().and_then(|path| Moved::place(moved, path));
+    place.map_or(path, PathBuf::from)
 }
 
 fn is_number(text: &str) -> bool {
@@ -171,6 +184,7 @@ mod tests {
             mode: CopyMode::Hot,
             pgdata: "/data/17".into(),
             tablespaces: vec![("16400".to_owned(), "/data/table spaces/fast".into())],
+            moved: vec![],
         }
     }
 
@@ -228,6 +242,19 @@ mod tests {
         assert!(holds("/data/17/base/5") && holds("/data/table spaces/fast/PG_17_1/5"));
         assert!(!holds("/data/17/base") && !holds("/data/17/global") && !holds("/data/table spaces/fast/PG_17_1"));
         assert!(!holds("/data/16/base/5"));
+    }
+
+    #[test]
+    fn links_of_tablespaces_lead_to_where_the_copy_has_them() {
+        let moved = |from: &str, to: &str| Moved { from: from.to_owned(), to: to.to_owned() };
+        let moved = vec![moved("/srv/pg", "/data/17"), moved("/mnt/fast", "/data/tablespaces/mnt/fast")];
+        let selection = Selection { moved, ..selection() };
+        let target = |path: &str, target: &str| selection.target(Path::new(path), target.into()).display().to_string();
+        assert_eq!(target("/data/17/pg_tblspc/16400", "/mnt/fast"), "/data/tablespaces/mnt/fast");
+        assert_eq!(target("/data/17/pg_tblspc/16400", "/mnt/fast/one"), "/data/tablespaces/mnt/fast/one");
+        assert_eq!(target("/data/17/pg_tblspc/16401", "/srv/pg/inside"), "/data/17/inside");
+        assert_eq!(target("/data/17/pg_tblspc/16402", "/mnt/faster"), "/mnt/faster");
+        assert_eq!(target("/data/17/link", "/mnt/fast"), "/mnt/fast");
     }
 
     #[test]
