@@ -240,7 +240,10 @@ pub fn instructions(manifest: &Manifest) -> String {
         manifest.image.digests.iter().fold(String::new(), |text, digest| text + ", `" + digest + "`")
     ));
     let passwords = match volume {
-        Some(_) => "the volumes hold everything, passwords and keys in `/secret` too".to_owned(),
+        Some((_, copy)) if copy.volumes.iter().any(|volume| volume == "/secret") => {
+            "the volumes hold everything, passwords and keys in `/secret` too".to_owned()
+        }
+        Some(_) => "what it mounted besides is not here".to_owned(),
         None => format!("passwords of roles are in `{globals}` as hashes only"),
     };
     line(&format!("* `{recipe}` tells how its container was made; {passwords}.\n"));
@@ -380,6 +383,17 @@ fn volume_steps(manifest: &Manifest, object: &Object, copy: &VolumeCopy, line: &
     }
     line("```\n");
     line("## Start the server\n");
+    if let Some(data) = copy.moved.first() {
+        line(&format!(
+            "Its data directory was `{}`, and is `{}` now. Files of settings and access rules that lay",
+            data.from, data.to
+        ));
+        line("elsewhere are not in the backup: those in the data directory hold.\n");
+    }
+    line(
+        "With another image, whose C library or ICU is of another version, text may sort otherwise: `REINDEX DATABASE` each",
+    );
+    line("database before anything searches in it.\n");
     match copy.mode {
         CopyMode::Hot => line(&format!(
             "It replays its WAL from {} to {} first, which is in the copy, and is consistent then. Nothing can reach it from",
