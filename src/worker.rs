@@ -211,6 +211,8 @@ pub struct SettleJob {
 pub struct Renewal {
     /// The server's major.
     pub major: PgMajor,
+    /// Whether extensions get the version of the image.
+    pub extensions: bool,
     /// Whether libraries that sort text changed, so that indexes may be in another order.
     pub reindex: bool,
 }

@@ -204,18 +204,14 @@ pub(super) async fn restore(
         Some(policy.major),
     )
     .await?;
-    let same = server.system_identifier == plan.system_identifier;
-    let renewed = if same {
+    // A server answers when it is consistent, not before. That it is the one of the backup is known by its identifier.
+    let warnings = if server.system_identifier == plan.system_identifier {
         renew(scene, plan, &mut session, &container, &sorts_otherwise).await
     } else {
-        Ok(plan.warnings.clone())
+        Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
     };
     close_worker(session).await;
-    // A server answers when it is consistent, not before. That it is the one of the backup is known by its identifier.
-    if same {
-        return renewed.map(|warnings| (container, warnings));
-    }
-    Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
+    Ok((container, warnings?))
 }
 
 async fn unpack(
@@ -308,7 +304,7 @@ async fn renew(
         files: vec![],
         statements: vec![],
         analyse: plan.connectable.clone(),
-        renew: Some(Renewal { major: plan.major, reindex: true }),
+        renew: Some(Renewal { major: plan.major, extensions: false, reindex: true }),
     };
     let request = Request::Settle(job);
     let done = session.request(&request, &control.cancel, |event| match event {

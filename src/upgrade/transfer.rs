@@ -144,8 +144,11 @@ async fn settle(
         files: files.collect(),
         statements,
         analyse: databases.to_vec(),
-        renew: (plan.method == UpgradeMethod::PgUpgrade)
-            .then_some(Renewal { major: plan.to, reindex: !plan.sorting.is_empty() }),
+        renew: (plan.method == UpgradeMethod::PgUpgrade).then_some(Renewal {
+            major: plan.to,
+            extensions: true,
+            reindex: !plan.sorting.is_empty(),
+        }),
     };
     let (mut warnings, mut reindexed) = (Vec::new(), None);
     let hear = |event| match event {

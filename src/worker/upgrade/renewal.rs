@@ -1,4 +1,4 @@
-//! What a restore makes anew, and files do not bring: extensions in the version of the new image, and indexes in the order in which
+//! What a restore of a dump makes anew, and files do not bring: extensions in the version of the new image, and indexes in the order in which
 //! its libraries sort.
 
 use tokio_postgres::Client;
@@ -36,7 +36,7 @@ const EXTENSIONS: &str = "select name::text from pg_catalog.pg_available_extensi
 /// Renews what is in one database.
 pub(super) async fn renew(login: &Login, database: &DatabaseName, wanted: Renewal, line: &Line) -> Result<(), Failure> {
     let client = postgres::connect(login, database).await?;
-    // Nobody's triggers act on what the upgrade does.
+    // Nobody's triggers act on what is done here.
     let silence = if wanted.major.is_at_least(17) {
         "set session_replication_role = replica; set event_triggers = off"
     } else {
@@ -44,7 +44,8 @@ pub(super) async fn renew(login: &Login, database: &DatabaseName, wanted: Renewa
         "set session_replication_role = replica"
     };
     execute(&client, silence, "silence for event triggers").await?;
-    for name in list(&client, EXTENSIONS, "extensions").await? {
+    let extensions = if wanted.extensions { list(&client, EXTENSIONS, "extensions").await? } else { vec![] };
+    for name in extensions {
         let statement = format!("alter extension {} update", quote_identifier(&name));
         attempt(&client, database, &statement, line).await;
     }
