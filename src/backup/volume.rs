@@ -256,6 +256,14 @@ impl VolumePlan {
         }
     }
 
+    /// What is copied, by the place where the server sees it.
+    pub fn sources(&self) -> Vec<&str> {
+        if self.moved.is_empty() {
+            return self.volumes.iter().map(String::as_str).collect();
+        }
+        self.moved.iter().map(|moved| moved.from.as_str()).collect()
+    }
+
     /// The copies that it builds on, nearest first; none: it is a full one.
     pub fn ancestors(&self) -> &[SetId] {
         self.blocks.as_ref().map_or(&[], |blocks| &blocks.ancestors)
@@ -396,7 +404,7 @@ pub(super) async fn in_run(
         return Err(error);
     }
     let since = parent.as_ref().map(|parent| format!(" since {}", parent.ancestors[0].set)).unwrap_or_default();
-    progress(Tick::Step(format!("copying {}{since}", planned.volumes.join(" "))));
+    progress(Tick::Step(format!("copying {}{since}", planned.sources().join(" "))));
     let expected = planned.expected_bytes();
     let heard = Mutex::new((Vec::<Object>::new(), Vec::<String>::new(), Vec::<(RepoName, SessionError)>::new()));
     let request = Request::Volume(Box::new(planned.job(login, destinations, parent.as_ref(), reader.as_ref())));

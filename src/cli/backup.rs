@@ -229,10 +229,13 @@ fn show_plan(plan: &DumpPlan, context: &Context) -> Result<(), Failure> {
 
 fn show_volume_plan(plan: &VolumePlan, context: &Context) -> Result<(), Failure> {
     context.output.items("VolumePlan", std::slice::from_ref(plan), |_| {
-        let mut table = output::table(&["VOLUME", "OBJECT"]);
-        for volume in &plan.volumes {
-            table.add_row([volume, plan.object()]);
+        if plan.moved.is_empty() {
+            let mut table = output::table(&["VOLUME", "OBJECT"]);
+            table.add_rows(plan.volumes.iter().map(|volume| [volume, plan.object()]));
+            return table;
         }
+        let mut table = output::table(&["FOLDER", "IN THE COPY", "OBJECT"]);
+        table.add_rows(plan.moved.iter().map(|moved| [&moved.from, &moved.to, plan.object()]));
         table
     })?;
     for warning in &plan.warnings {

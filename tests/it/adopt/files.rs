@@ -66,6 +66,8 @@ fn they_are_copied_wherever_they_lie() {
         { "from": "/mnt/fast one", "to": "/data/tablespaces/mnt/fast one" }
     ]);
     assert_eq!(planned["moved"], moved);
+    let shown = house.pglife(&["backup", &legacy, "--kind", "volume", "--dry-run"]).ok().stdout;
+    assert!(shown.contains("/mnt/fast one") && shown.contains("/data/tablespaces/mnt/fast one"), "{shown}");
     beside(&legacy, "pgbench -n -c 2 -T 15 postgres");
     let full = house.items(&["backup", &legacy, "--kind", "volume", "--incremental"]).remove(0);
     assert_eq!(full["warnings"], json!([]));
