@@ -40,7 +40,6 @@ fn a_server_that_leaves_backup_mode_ends_the_copy() {
     scene.ask("select pg_reload_conf()");
     for trouble in ["killed", "restarted", "terminated", "crashed", "without WAL"] {
         let beside = scene.copying();
-        let begun = Instant::now();
         match trouble {
             "killed" => drop(docker(&["kill", &scene.container])),
             "restarted" => drop(docker(&["restart", &scene.container])),
@@ -62,6 +61,7 @@ fn a_server_that_leaves_backup_mode_ends_the_copy() {
                 }
             }
         }
+        let begun = Instant::now();
         let words = ["left backup mode", &scene.cluster, "\n  safe: ", "\n  next: see what the server says"];
         beside.ended().exits(15).says(&words);
         // The rest of the copy alone would take longer.
