@@ -247,6 +247,11 @@ test_interruption() {
     db=$(database_container "$data" "$image")
     check "after that it starts, complete" eval 'served "$db" && is "$(tcp "$db" ann x ann "select 1" 2>&1)" 1'
     check "no leftover" is "$(in_volumes "$data" ls -A /data | tr '\n' ' ')" "$major run "
+    docker stop -t 20 "$db" >/dev/null
+    local begun=$SECONDS
+    docker start "$db" >/dev/null
+    docker stop -t 20 "$db" >/dev/null
+    check "docker stop in the first moments is not lost" [ $((SECONDS - begun)) -lt 10 ]
     docker rm -fv "$db" >/dev/null
 
     data=$(new_data)
