@@ -91,29 +91,33 @@ fn bad(file: &Path, why: &dyn std::fmt::Display) -> BadFile {
     BadFile { file: file.to_owned(), why: why.to_string() }
 }
 
+const STRANGER: &str = "the engine's certificate is not signed by the authority in `ca`: put in the one that signed it";
+const EXPIRED: &str = "the engine's certificate has expired: renew it on that machine";
+const HUNG_UP: &str = "the engine hung up: it was just being stopped, or it refuses our certificate: `cert` must be signed \
+                       by the authority in the engine's --tlscacert, and must not have expired";
+
 /// What to do about a handshake that failed, by what rustls said of it; nothing where it was something else.
+///
+/// With TLS 1.3 our side of it is over before the engine looks at our certificate. When it hangs up while our request is on its
+/// way, its alert is lost with the connection.
 pub(super) fn advice(said: &str) -> Option<&'static str> {
     let known = [
-        (
-            "UnknownIssuer",
-            "the engine's certificate is not signed by the authority in `ca`: put in the one that signed it",
-        ),
-        (
-            "BadSignature",
-            "the engine's certificate is not signed by the authority in `ca`: put in the one that signed it",
-        ),
+        ("UnknownIssuer", STRANGER),
+        ("BadSignature", STRANGER),
         (
             "not valid for name",
             "the engine's certificate is for another name: use one of its names in `endpoint`, or renew it",
         ),
-        ("certificate: Expired", "the engine's certificate has expired: renew it on that machine"),
-        ("certificate expired", "the engine's certificate has expired: renew it on that machine"),
+        ("certificate: Expired", EXPIRED),
+        ("certificate expired", EXPIRED),
         ("alert: CertificateExpired", "our certificate in `cert` has expired: have a new one signed"),
         ("alert: CertificateRequired", "the engine saw no certificate of ours: look at `cert` and `key`"),
         (
             "alert: ",
             "the engine refuses our certificate: `cert` must be signed by the authority in the engine's --tlscacert",
         ),
+        ("Connection reset", HUNG_UP),
+        ("Broken pipe", HUNG_UP),
         ("InvalidContentType", "the engine speaks no TLS at that port: start it with --tlsverify, or correct the port"),
     ];
     known.iter().find(|(words, _)| said.contains(words)).map(|(_, next)| *next)
@@ -142,6 +146,7 @@ mod tests {
         );
         assert!(told("received fatal alert: CertificateExpired").contains("our certificate"));
         assert!(told("received fatal alert: BadCertificate").contains("--tlscacert"));
+        assert!(told("Connection reset by peer (os error 104)").contains("must not have expired"));
         assert_eq!(told("Connection refused (os error 111)"), "nothing");
     }
 }
