@@ -34,7 +34,7 @@ mod sorting;
 
 pub use certificate::Certificate;
 pub use chain::Parents;
-pub use codec::{Codec, CodecError, ZstdLevel};
+pub use codec::{Codec, CodecError, GzipLevel, ZstdLevel};
 pub use commit::{COMMIT_VERSION, Commit, Encryption, StoredObject};
 pub use digest::{Digest, DigestError};
 pub use id::{Kind, SetId, SetIdError};

@@ -157,14 +157,14 @@ async fn put_together(
     let plan = plan.map_err(refuse)?;
     let recipe = recipe_of(repository, commit, keys.as_ref()).map_err(failed(what))?;
     let (_, copy) = manifest.volume().ok_or_else(|| refuse(PlanError::NoVolumes))?;
-    let naming = manifest.naming();
+    let codec = manifest.codec.parse().unwrap_or_default();
     let to = FolderLocation { location: Location::Local { folder: folder.to_owned() }, folder: None };
     let request = Request::Join(Box::new(JoinJob {
         tar: plan.job(&Source::from_here(repository, commit, manifest.ancestors()), keys),
         copy: VolumeCopy { incremental: None, ..copy.clone() },
         to,
-        object: naming.volume(),
-        codec: manifest.codec.parse().unwrap_or_default(),
+        object: manifest.naming().volume(codec),
+        codec,
         recipients: manifest.encryption.clone(),
     }));
     let mut session = Session::in_child().await.map_err(failed(what))?;

@@ -6,8 +6,8 @@
 //! assemble     parts of several objects ─▶ feed ─▶ N codec threads ─▶ in order ─▶ sink
 //! ```
 //!
-//! * The stored object is a row of ordinary zstd frames and a seek table ([`frames`]): `zstd -dc` opens it, and this
-//!   module unpacks its frames in parallel with no other index.
+//! * The stored object is a row of ordinary zstd frames or gzip members and a seek table ([`frames`]): `zstd -dc` or `gzip -dc`
+//!   opens it, and this module unpacks its frames in parallel with no other index.
 //! * Encrypted, it is all of that in an ordinary age file ([`seal`]): `age -d | zstd -dc` opens it.
 //! * Memory is constant: `threads + 3` slots of one frame each travel round and round; every channel is bounded by
 //!   their number. The seek table alone grows, by 12 bytes a frame (6 bytes for each MiB of a dump).
@@ -25,6 +25,7 @@ pub mod pipe;
 pub mod seal;
 
 mod assemble;
+mod codec;
 mod compress;
 mod decompress;
 mod error;

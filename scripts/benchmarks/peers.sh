@@ -5,6 +5,7 @@
 # shellcheck source=scripts/benchmarks/cluster.sh
 . scripts/benchmarks/cluster.sh
 have zstd || apt_install zstd
+have pigz || apt_install pigz
 peers=pglife-bench-peers
 out=$folder/out
 mkdir "$out"
@@ -14,7 +15,7 @@ say "installing the others beside PostgreSQL 17"
 docker build -q -t $peers - >/dev/null 2>"$folder/err" <<END || { cat "$folder/err" >&2; die "the others could not be installed"; }
 FROM pglife/postgres:17
 USER root
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbackrest restic zstd time >/dev/null && rm -rf /var/lib/apt/lists/*
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbackrest pigz restic zstd time >/dev/null && rm -rf /var/lib/apt/lists/*
 END
 stanza='pgbackrest --stanza=bench --repo1-path=/out/pgbackrest --log-level-file=off --log-level-console=warn --lock-path=/tmp'
 connection='--pg1-path=/data/17 --pg1-socket-path=/data/run --pg1-user=postgres'

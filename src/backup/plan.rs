@@ -105,7 +105,7 @@ pub fn plan_dump(
         .map(|(place, database)| DatabaseDump {
             database: database.name.clone(),
             oid: database.oid,
-            object: naming.database(&database.name, place),
+            object: naming.database(&database.name, place, dump.codec),
             arguments: dump_arguments(policy, database),
         })
         .collect::<Vec<_>>();
@@ -113,7 +113,7 @@ pub fn plan_dump(
         cluster: policy.name.clone(),
         set,
         lineage: Lineage { system_identifier: server.system_identifier, major: server.major },
-        globals: naming.globals(),
+        globals: naming.globals(dump.codec),
         jobs: dump.jobs.get().min(databases.len().max(1)),
         databases,
         skipped,

@@ -165,26 +165,26 @@ pub fn plan_volume(
     }
     let volumes: Vec<String> = policy.volume.volumes.iter().map(|volume| volume.path().to_owned()).collect();
     let Places { mounts, moved } = places::find(policy, container, &server)?;
-    let naming = Naming::of_set(recipients.is_some());
+    let (naming, codec) = (Naming::of_set(recipients.is_some()), policy.volume.codec);
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let blocks = is_indexed(policy).then(|| BlocksPlan {
-        object: naming.blocks(),
+        object: naming.blocks(codec),
         block_bytes: block_index::block_bytes(bytes),
-        changes: naming.changes(),
+        changes: naming.changes(codec),
         ancestors: vec![],
     });
     Ok(VolumePlan {
         cluster: policy.name.clone(),
         set,
         lineage: Lineage { system_identifier: server.system_identifier, major: server.major },
-        object: naming.volume(),
+        object: naming.volume(codec),
         mode: policy.volume.mode,
         volumes,
         pgdata: places::data_directory(server.major),
         moved,
         mounts,
         warnings: vec![],
-        codec: policy.volume.codec,
+        codec,
         rate_limit_bytes_per_second: policy.volume.rate_limit.map(Rate::bytes_per_second),
         threads: threads.clamp(1, MOST_THREADS),
         recipients,

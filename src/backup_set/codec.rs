@@ -1,4 +1,4 @@
-//! Which codec an object is written with, as policies and manifests spell it: `zstd:1`.
+//! Which codec an object is written with, as policies and manifests spell it: `zstd:1`, `gzip:6`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,34 +11,50 @@ use serde::{Deserialize, Serialize};
 pub enum Codec {
     /// Zstandard (RFC 8878); objects end in `.zst`.
     Zstd(ZstdLevel),
+    /// gzip (RFC 1952), for whoever has nothing else where the backups are read; objects end in `.gz`.
+    Gzip(GzipLevel),
 }
 
 /// A zstd level from 1 (fast) to 19 (small). Higher ones need more memory than a worker may use.
+pub type ZstdLevel = Level<19>;
+
+/// A gzip level from 1 (fast) to 9 (small).
+pub type GzipLevel = Level<9>;
+
+/// How hard a codec tries: from 1 (fast) to `SMALLEST` (small).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ZstdLevel(u8);
+pub struct Level<const SMALLEST: u8>(u8);
 
 /// The text names no codec that pglife writes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a codec; write \"zstd:1\" (fast) up to \"zstd:19\" (small)")]
+#[error("{0:?} is not a codec")]
 pub struct CodecError(String);
 
-impl ZstdLevel {
-    /// The fastest level, and the default: 245 MB/s a core.
+impl<const SMALLEST: u8> Level<SMALLEST> {
+    /// The fastest level: of zstd, 245 MB/s a core.
     pub const FASTEST: Self = Self(1);
-    /// The smallest result.
-    pub const SMALLEST: Self = Self(19);
 
-    /// The level as a number, 1 to 19.
+    /// The level as a number, 1 to `SMALLEST`.
     pub fn get(self) -> u8 {
         self.0
+    }
+
+    /// Reads a number without sign and leading zero: there is one spelling for one codec.
+    fn parse(text: &str) -> Option<Self> {
+        let number: u8 = text.parse().ok()?;
+        (number.to_string() == text && (1..=SMALLEST).contains(&number)).then_some(Self(number))
     }
 }
 
 impl Codec {
+    /// How it may be written, for those who are to.
+    pub const FORMS: &str = r#""zstd:1" (fast) to "zstd:19" (small), or "gzip:1" to "gzip:9""#;
+
     /// What the names of objects written with it end in, without the dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Zstd(_) => "zst",
+            Self::Gzip(_) => "gz",
         }
     }
 }
@@ -53,6 +69,7 @@ impl fmt::Display for Codec {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zstd(level) => write!(out, "zstd:{}", level.0),
+            Self::Gzip(level) => write!(out, "gzip:{}", level.0),
         }
     }
 }
@@ -61,15 +78,12 @@ impl FromStr for Codec {
     type Err = CodecError;
 
     fn from_str(text: &str) -> Result<Self, CodecError> {
-        let refuse = || CodecError(text.to_owned());
-        let level = text.strip_prefix("zstd:").ok_or_else(refuse)?;
-        let number: u8 = level.parse().map_err(|_| refuse())?;
-        let level_is_plain = number.to_string() == level; // no sign, no leading zero: one spelling for one codec
-        if level_is_plain && (ZstdLevel::FASTEST.0..=ZstdLevel::SMALLEST.0).contains(&number) {
-            Ok(Self::Zstd(ZstdLevel(number)))
-        } else {
-            Err(refuse())
-        }
+        let codec = match text.split_once(':') {
+            Some(("zstd", level)) => Level::parse(level).map(Self::Zstd),
+            Some(("gzip", level)) => Level::parse(level).map(Self::Gzip),
+            _ => None,
+        };
+        codec.ok_or_else(|| CodecError(text.to_owned()))
     }
 }
 
@@ -92,12 +106,13 @@ mod tests {
 
     #[test]
     fn every_level_reads_back_as_written() {
-        for level in 1..=19 {
-            let codec: Codec = format!("zstd:{level}").parse().expect("a codec");
-            assert_eq!(codec, Codec::Zstd(ZstdLevel(level)));
-            assert_eq!(codec.to_string(), format!("zstd:{level}"));
+        let zstd = (1..=19).map(|level| (Codec::Zstd(Level(level)), format!("zstd:{level}")));
+        let gzip = (1..=9).map(|level| (Codec::Gzip(Level(level)), format!("gzip:{level}")));
+        for (codec, text) in zstd.chain(gzip) {
+            assert_eq!(text.parse(), Ok(codec));
+            assert_eq!(codec.to_string(), text);
             let json = serde_json::to_string(&codec).expect("json");
-            assert_eq!(json, format!("\"zstd:{level}\""));
+            assert_eq!(json, format!("\"{text}\""));
             assert_eq!(serde_json::from_str::<Codec>(&json).expect("codec"), codec);
         }
         assert_eq!(Codec::default().to_string(), "zstd:1");
@@ -106,8 +121,8 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         for text in [
-            "", "zstd", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "zstd:+1", "zstd:01", "ZSTD:1", "gzip:6", "zstd:1 ",
-            "zstd:300",
+            "", "zstd", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "zstd:+1", "zstd:01", "ZSTD:1", "zstd:1 ", "zstd:300",
+            "gzip", "gzip:0", "gzip:10", "lz4:1",
         ] {
             assert_eq!(text.parse::<Codec>(), Err(CodecError(text.to_owned())), "{text:?}");
         }

@@ -2,7 +2,7 @@
 
 use crate::cluster::{ClusterName, DatabaseName, Lineage};
 
-use super::SetId;
+use super::{Codec, SetId};
 
 /// What the names of encrypted objects end in.
 const SEALED: &str = ".age";
@@ -23,31 +23,36 @@ impl Naming {
     }
 
     /// The object with roles, tablespaces and settings.
-    pub fn globals(self) -> String {
-        self.document("globals.sql.zst")
+    pub fn globals(self, codec: Codec) -> String {
+        self.compressed("globals.sql", codec)
     }
 
     /// The object with the dump of a database, the `place`th of the set (from 0).
-    pub fn database(self, database: &DatabaseName, place: usize) -> String {
-        match self {
-            Self::Telling => format!("db/{}.dump.zst", database.as_path_component()),
-            Self::Opaque => format!("db/{:04}.dump.zst{SEALED}", place + 1),
-        }
+    pub fn database(self, database: &DatabaseName, place: usize, codec: Codec) -> String {
+        let name = match self {
+            Self::Telling => database.as_path_component(),
+            Self::Opaque => format!("{:04}", place + 1),
+        };
+        self.compressed(&format!("db/{name}.dump"), codec)
     }
 
     /// The object with the volumes.
-    pub fn volume(self) -> String {
-        self.document("volume.tar.zst")
+    pub fn volume(self, codec: Codec) -> String {
+        self.compressed("volume.tar", codec)
     }
 
     /// The object with what changed in the volumes.
-    pub fn changes(self) -> String {
-        self.document("volume.changes.zst")
+    pub fn changes(self, codec: Codec) -> String {
+        self.compressed("volume.changes", codec)
     }
 
     /// The object with the block index.
-    pub fn blocks(self) -> String {
-        self.document("volume.blocks.zst")
+    pub fn blocks(self, codec: Codec) -> String {
+        self.compressed("volume.blocks", codec)
+    }
+
+    fn compressed(self, name: &str, codec: Codec) -> String {
+        self.document(&format!("{name}.{}", codec.extension()))
     }
 
     /// An object whose plain name tells nothing of the content.
@@ -62,6 +67,11 @@ impl Naming {
 /// True for the name of an encrypted object.
 pub(super) fn is_sealed(name: &str) -> bool {
     name.ends_with(SEALED)
+}
+
+/// What an object would be called if it was not encrypted.
+pub(super) fn plain_name(name: &str) -> &str {
+    name.strip_suffix(SEALED).unwrap_or(name)
 }
 
 /// The place of one set: the folder that all its objects are in.
@@ -172,7 +182,8 @@ mod tests {
 
     #[test]
     fn odd_database_names_stay_inside_the_set() {
-        let name = |text: &str| Naming::Telling.database(&DatabaseName::new(text).expect("a name"), 0);
+        let name =
+            |text: &str| Naming::Telling.database(&DatabaseName::new(text).expect("a name"), 0, Codec::default());
         assert_eq!(name("we ird"), "db/we%20ird.dump.zst");
         assert_eq!(name("../../etc/passwd"), "db/%2E.%2F..%2Fetc%2Fpasswd.dump.zst");
         assert_eq!(name("Ü"), "db/%C3%9C.dump.zst");
@@ -181,12 +192,13 @@ mod tests {
     #[test]
     fn encrypted_sets_name_nothing() {
         let database = DatabaseName::new("payroll").expect("a name");
-        assert_eq!(Naming::Opaque.database(&database, 0), "db/0001.dump.zst.age");
-        assert_eq!(Naming::Opaque.database(&database, 12_344), "db/12345.dump.zst.age");
-        assert_eq!(Naming::Opaque.globals(), "globals.sql.zst.age");
-        assert!(is_sealed(&Naming::Opaque.globals()) && !is_sealed(&Naming::Telling.globals()));
+        let (zstd, gzip) = (Codec::default(), "gzip:6".parse().expect("a codec"));
+        assert_eq!(Naming::Opaque.database(&database, 0, zstd), "db/0001.dump.zst.age");
+        assert_eq!(Naming::Opaque.database(&database, 12_344, gzip), "db/12345.dump.gz.age");
+        assert_eq!(Naming::Opaque.globals(zstd), "globals.sql.zst.age");
+        assert!(is_sealed(&Naming::Opaque.globals(gzip)) && !is_sealed(&Naming::Telling.globals(gzip)));
         // A database can be called anything, but not so that its object looks sealed.
         let odd = DatabaseName::new("x.age").expect("a name");
-        assert!(!is_sealed(&Naming::Telling.database(&odd, 0)));
+        assert!(!is_sealed(&Naming::Telling.database(&odd, 0, zstd)));
     }
 }

@@ -504,6 +504,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::backup_set::Codec;
     pub(in crate::backup_set) use crate::backup_set::example::example;
 
     /// The same set, encrypted.
@@ -514,8 +515,8 @@ pub(crate) mod tests {
         manifest.encryption = Recipients::new(vec![recipient], vec![escrow.parse().expect("a recipient")]);
         for (place, object) in manifest.objects.iter_mut().enumerate() {
             object.name = match &object.content {
-                Content::Database { database, .. } => Naming::Opaque.database(database, place - 1),
-                _ => Naming::Opaque.globals(),
+                Content::Database { database, .. } => Naming::Opaque.database(database, place - 1, Codec::default()),
+                _ => Naming::Opaque.globals(Codec::default()),
             };
         }
         manifest

@@ -1,14 +1,14 @@
-//! `recipe.json` and `RECOVER.md`: what was around the data, and how to bring it back with docker, zstd, `psql` and
+//! `recipe.json` and `RECOVER.md`: what was around the data, and how to bring it back with docker, `zstd` or `gzip`, `psql` and
 //! `pg_restore` alone, with the real names and versions of the set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::DatabaseName;
 
-use super::layout::is_sealed;
+use super::layout::{is_sealed, plain_name};
 use super::{Ancestor, Content, CopyMode, ImageReference, Kind, Manifest, Object, VolumeCopy};
 
 /// How the containers of a cluster were made, without anything secret.
@@ -80,8 +80,29 @@ fn reader(object: &Object) -> String {
 
 /// What prints the content of the object that is called `name`.
 fn reader_of(name: &str) -> String {
-    let file = shell_word(name);
-    if is_sealed(name) { format!("age -d -i \"$IDENTITY\" {file} | zstd -dc") } else { format!("zstd -dc {file}") }
+    let (file, codec) = (shell_word(name), codec_tool(name).unwrap_or("zstd"));
+    if is_sealed(name) {
+        format!("age -d -i \"$IDENTITY\" {file} | {codec} -dc")
+    } else {
+        format!("{codec} -dc {file}")
+    }
+}
+
+/// The program that unpacks the object that is called `name`, if it is packed.
+fn codec_tool(name: &str) -> Option<&'static str> {
+    match plain_name(name).rsplit_once('.')?.1 {
+        "zst" => Some("zstd"),
+        "gz" => Some("gzip"),
+        _ => None,
+    }
+}
+
+/// The programs that unpack the objects of the set, and of those that it builds on.
+fn codec_tools(manifest: &Manifest) -> String {
+    let names = manifest.objects.iter().map(|object| &object.name);
+    let names = names.chain(manifest.ancestors().iter().map(|ancestor| &ancestor.name));
+    let tools: BTreeSet<&str> = names.filter_map(|name| codec_tool(name)).collect();
+    tools.iter().map(|tool| format!("`{tool}`")).collect::<Vec<_>>().join(" and ")
 }
 
 /// Where the object of a set lies that this one builds on, seen from this one's folder.
@@ -156,7 +177,7 @@ pub fn cover(manifest: &Manifest) -> String {
         "`pglife restore {} --backup {} --into NAME --identity KEY`. Without it, all you need is here:\n",
         manifest.cluster, manifest.set
     ));
-    line("* `age`, `zstd` and Docker. `b3sum` is needed for the check only.");
+    line(&format!("* Docker, `age` and {}. `b3sum` is needed for the check only.", codec_tools(manifest)));
     line(
         "* The secret key of *one* of these recipients: the file with the line `AGE-SECRET-KEY-1…`, or the SSH key.\n",
     );
@@ -208,7 +229,8 @@ pub fn instructions(manifest: &Manifest) -> String {
     let image = shell_word(&manifest.image.name);
     let major = manifest.server.major;
     let encrypted = manifest.encryption.is_some();
-    let [recipe, globals] = [manifest.naming().document("recipe.json"), manifest.naming().globals()];
+    let recipe = manifest.naming().document("recipe.json");
+    let globals = manifest.globals().map_or_else(String::new, |globals| globals.name.clone());
 
     line(&format!("# Recovering {} from {}\n", manifest.cluster, manifest.set));
     line(&format!(
@@ -227,10 +249,11 @@ pub fn instructions(manifest: &Manifest) -> String {
         "`pglife restore {} --backup {} --into NAME`. Without it, all you need is here:\n",
         manifest.cluster, manifest.set
     ));
-    line(if encrypted {
-        "* Docker, `age` and `zstd`, and the key that opened this file."
+    let tools = codec_tools(manifest);
+    line(&if encrypted {
+        format!("* Docker, `age` and {tools}, and the key that opened this file.")
     } else {
-        "* Docker and `zstd`. `b3sum` is needed for the check only."
+        format!("* Docker and {tools}. `b3sum` is needed for the check only.")
     });
     let or_newer = if volume.is_some() { " and `tar`" } else { " (or newer)" };
     line(&format!("* An image with PostgreSQL {major}{or_newer}. The cluster ran from `{}`,", manifest.image.name));
@@ -510,5 +533,21 @@ mod tests {
             assert!(text.contains(part), "{part} is missing from:\n{text}");
         }
         assert!(!instructions(&example()).contains("age -d"));
+    }
+
+    #[test]
+    fn each_object_is_unpacked_with_what_it_was_packed_with() {
+        let mut manifest = example();
+        assert!(instructions(&manifest).contains("* Docker and `zstd`."));
+        for object in &mut manifest.objects {
+            object.name = object.name.replace(".zst", ".gz");
+        }
+        let text = instructions(&manifest);
+        assert!(text.contains("* Docker and `gzip`.") && text.contains("gzip -dc globals.sql.gz |"), "{text}");
+        assert!(!text.contains("zstd"), "{text}");
+        let mut encrypted = encrypted_example();
+        encrypted.objects[0].name = "globals.sql.gz.age".to_owned();
+        assert!(cover(&encrypted).contains("* Docker, `age` and `gzip` and `zstd`."), "{}", cover(&encrypted));
+        assert!(instructions(&encrypted).contains("globals.sql.gz.age | gzip -dc |"));
     }
 }

@@ -11,10 +11,10 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use tokio_util::sync::CancellationToken;
-use zstd::bulk::Decompressor;
 
-use super::decompress::{damaged, unpack};
-use super::frames::{Frame, SeekTable};
+use super::codec::Unpacker;
+use super::decompress::damaged;
+use super::frames::{Format, Frame, SeekTable};
 use super::in_order::in_order;
 use super::{Meter, PipelineError};
 use crate::backup_set::block_index::Part;
@@ -24,6 +24,7 @@ use crate::storage::ReadAt;
 #[derive(Debug)]
 pub struct Source<'a> {
     object: &'a dyn ReadAt,
+    format: Format,
     frames: Vec<Frame>,
     plain_bytes: u64,
 }
@@ -32,7 +33,7 @@ impl<'a> Source<'a> {
     /// Reads where its frames are. `object` is unsealed, if it was sealed.
     pub fn open(object: &'a dyn ReadAt) -> Result<Self, PipelineError> {
         let table = SeekTable::read(object)?;
-        Ok(Self { object, frames: table.frames().collect(), plain_bytes: table.plain_bytes() })
+        Ok(Self { object, format: table.format(), frames: table.frames().collect(), plain_bytes: table.plain_bytes() })
     }
 
     /// The frame that holds the byte at `offset`.
@@ -152,9 +153,12 @@ pub fn assemble(
             Ok(Some(load))
         },
         || {
-            let mut decompressor = Decompressor::new().map_err(|source| PipelineError::Codec { source })?;
+            // A chain may have been written with more than one codec.
+            let unpackers = sources.iter().map(|source| Unpacker::new(source.format)).collect::<io::Result<Vec<_>>>();
+            let mut unpackers = unpackers.map_err(|source| PipelineError::Codec { source })?;
             Ok(move |load: &Load, input: &[u8], output: &mut Vec<u8>| {
-                unpack(&mut decompressor, &load.frame, input, output).map_err(|fault| damaged(&load.frame, fault))
+                let unpacked = unpackers[load.source].unpack(load.frame.entry, input, output);
+                unpacked.map_err(|fault| damaged(&load.frame, fault))
             })
         },
         |load, _, output| {
@@ -197,9 +201,9 @@ mod tests {
         }
     }
 
-    fn stored(plain: &[u8], frame_bytes: u32) -> Memory {
+    fn stored(plain: &[u8], frame_bytes: u32, codec: &str) -> Memory {
         let compression = Compression {
-            codec: "zstd:1".parse().expect("a codec"),
+            codec: codec.parse().expect("a codec"),
             threads: NonZeroUsize::MIN,
             frame_bytes: FrameBytes::new(frame_bytes).expect("a size"),
         };
@@ -232,7 +236,8 @@ mod tests {
                 .enumerate()
                 .map(|(source, size)| (0..*size).map(|at| u8::try_from((at * (source + 3)) % 251).expect("small")).collect())
                 .collect();
-            let objects: Vec<Memory> = plain.iter().map(|plain| stored(plain, frame_bytes)).collect();
+            let codecs = ["zstd:1", "gzip:1"].iter().cycle();
+            let objects: Vec<Memory> = plain.iter().zip(codecs).map(|(plain, codec)| stored(plain, frame_bytes, codec)).collect();
             let mut expected = Vec::new();
             let parts: Vec<Part> = wanted
                 .iter()
@@ -250,7 +255,7 @@ mod tests {
 
     #[test]
     fn parts_that_are_not_there_are_an_error() {
-        let objects = [stored(&[7; 1000], 300)];
+        let objects = [stored(&[7; 1000], 300, "zstd:1")];
         for part in [(0, 999, 2), (0, 1000, 1), (0, u64::MAX - 5, 3), (1, 0, 1)] {
             assert!(
                 put_together(&objects, &[Part { source: 0, offset: 3, bytes: 5 }, part.into()]).is_err(),

@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 
 use tokio_util::sync::CancellationToken;
-use zstd::bulk::Compressor;
 
-use super::frames::{Entry, FrameBytes, SeekTable};
+use super::codec::Packer;
+use super::frames::{Format, FrameBytes, SeekTable};
 use super::in_order::{Ending, in_order};
 use super::measure::Gauge;
 use super::seal::Seal;
@@ -49,7 +49,8 @@ pub fn compress(
     let sink_failed = |source| PipelineError::sink(failure.take().unwrap_or(source), written.get());
     let outside = Outside { sink, stored: Gauge::default(), written: &written, failure: &failure, meter };
     let mut seal = Seal::begin(outside, recipients).map_err(sink_failed)?;
-    let mut table = SeekTable::default();
+    let format = Format::of(compression.codec);
+    let mut table = SeekTable::new(format);
     let mut at_start = true;
     let frame_bytes = compression.frame_bytes.get();
 
@@ -57,7 +58,7 @@ pub fn compress(
         compression.threads,
         |input, ending| {
             let filled = fill(source, input, frame_bytes, meter, ending)?;
-            // An empty source makes one empty frame, so that every object starts as a zstd file does.
+            // An empty source makes one empty frame, so that every object starts as a file of its format does.
             if filled == 0 && !at_start {
                 return Ok(None);
             }
@@ -67,17 +68,14 @@ pub fn compress(
         },
         || {
             yield_to_the_producer();
-            let mut compressor = compressor(compression.codec).map_err(|source| PipelineError::Codec { source })?;
+            let mut packer = Packer::new(compression.codec).map_err(|source| PipelineError::Codec { source })?;
             Ok(move |&filled: &usize, input: &[u8], output: &mut Vec<u8>| {
-                output.clear();
-                output.reserve_exact(zstd::zstd_safe::compress_bound(frame_bytes));
-                let result = compressor.compress_to_buffer(&input[..filled], output);
-                result.map(drop).map_err(|source| PipelineError::Codec { source })
+                packer.pack(&input[..filled], output).map_err(|source| PipelineError::Codec { source })
             })
         },
         |&filled, _, output| {
             let no_frame = || PipelineError::Codec { source: io::ErrorKind::InvalidData.into() };
-            table.push(Entry::of(output, filled).ok_or_else(no_frame)?)?;
+            table.push(format.entry(output, filled).ok_or_else(no_frame)?)?;
             seal.write_all(output).map_err(sink_failed)
         },
         stop,
@@ -124,14 +122,6 @@ fn yield_to_the_producer() {
     if let Err(error) = rustix::process::setpriority_process(None, 10) {
         tracing::debug!(%error, "the codec keeps its priority");
     }
-}
-
-fn compressor(codec: Codec) -> io::Result<Compressor<'static>> {
-    let Codec::Zstd(level) = codec;
-    let mut compressor = Compressor::new(i32::from(level.get()))?;
-    compressor.include_checksum(true)?;
-    compressor.include_contentsize(true)?;
-    Ok(compressor)
 }
 
 /// Reads a whole frame, less at the end of the source.

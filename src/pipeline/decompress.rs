@@ -4,9 +4,9 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 
 use tokio_util::sync::CancellationToken;
-use zstd::bulk::Decompressor;
 
-use super::frames::{self, Frame, SeekTable};
+use super::codec::Unpacker;
+use super::frames::{Frame, SeekTable};
 use super::in_order::in_order;
 use super::measure::Gauge;
 use super::seal::{self, Unsealed};
@@ -99,9 +99,9 @@ fn unpack_all(
             Ok(Some(frame))
         },
         || {
-            let mut decompressor = Decompressor::new().map_err(|source| PipelineError::Codec { source })?;
+            let mut unpacker = Unpacker::new(table.format()).map_err(|source| PipelineError::Codec { source })?;
             Ok(move |frame: &Frame, input: &[u8], output: &mut Vec<u8>| {
-                unpack(&mut decompressor, frame, input, output).map_err(|fault| damaged(frame, fault))
+                unpacker.unpack(frame.entry, input, output).map_err(|fault| damaged(frame, fault))
             })
         },
         |_, _, output| {
@@ -118,23 +118,6 @@ fn unpack_all(
     passed(&tail);
     meter.add_stored(tail.len());
     Ok(plain.finish())
-}
-
-pub(super) fn unpack(
-    decompressor: &mut Decompressor<'_>,
-    frame: &Frame,
-    input: &[u8],
-    output: &mut Vec<u8>,
-) -> Result<(), FrameFault> {
-    frames::check(input, frame.entry)?;
-    let plain_bytes = frame.entry.plain_bytes as usize;
-    output.clear();
-    output.reserve_exact(plain_bytes);
-    match decompressor.decompress_to_buffer(input, output) {
-        Ok(bytes) if bytes == plain_bytes => Ok(()),
-        Ok(bytes) => Err(FrameFault::ContentSize { header: bytes as u64, table: frame.entry.plain_bytes }),
-        Err(error) => Err(FrameFault::Undecodable(error.to_string())),
-    }
 }
 
 pub(super) fn damaged(frame: &Frame, fault: FrameFault) -> PipelineError {

@@ -37,9 +37,9 @@ pub enum PipelineError {
         written: u64,
     },
     /// The compressor failed, which can only be for want of memory.
-    #[error("zstd could not compress")]
+    #[error("the codec could not compress")]
     Codec {
-        /// What zstd said.
+        /// What it said.
         source: io::Error,
     },
     /// The stream is longer than one object can index.
@@ -124,8 +124,8 @@ pub enum Corruption {
 /// What is wrong with a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFault {
-    /// It does not start with a zstd frame header as pglife writes it.
-    #[error("it is not a zstd frame with content size and checksum")]
+    /// It does not start as a zstd frame or gzip member as pglife writes it.
+    #[error("it is not a frame with content size and checksum")]
     Header,
     /// It ends elsewhere than the seek table says.
     #[error("it does not end where the seek table says")]
@@ -141,8 +141,8 @@ pub enum FrameFault {
     /// Its checksum is not the one in the seek table: it is another frame.
     #[error("its checksum is not the one in the seek table")]
     OtherFrame,
-    /// zstd cannot decode it, or its content does not match its checksum.
-    #[error("zstd says: {0}")]
+    /// It cannot be decoded, or its content does not match its checksum.
+    #[error("its decoder says: {0}")]
     Undecodable(String),
 }
 

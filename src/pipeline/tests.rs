@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::frames::{Entry, FrameBytes, SeekTable};
+use super::frames::{Entry, Format, FrameBytes, SeekTable};
 use super::pipe::PipeSource;
 use super::*;
 use crate::backup_set::{Codec, Digest, Measured};
@@ -37,8 +37,17 @@ fn threads(count: usize) -> NonZeroUsize {
 }
 
 fn compression(count: usize, frame_bytes: u32) -> Compression {
+    with(Codec::default(), count, frame_bytes)
+}
+
+fn with(codec: Codec, count: usize, frame_bytes: u32) -> Compression {
     let frame_bytes = FrameBytes::new(frame_bytes).expect("a frame size");
-    Compression { codec: Codec::default(), threads: threads(count), frame_bytes }
+    Compression { codec, threads: threads(count), frame_bytes }
+}
+
+/// One codec of each format.
+fn codecs() -> [Codec; 2] {
+    ["zstd:1", "gzip:6"].map(|codec| codec.parse().expect("a codec"))
 }
 
 fn packed(plain: &[u8], compression: Compression) -> (Vec<u8>, Sealed) {
@@ -90,8 +99,9 @@ proptest! {
         plain in prop::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 0..5000),
         frame_bytes in 1..2000_u32,
         count in 1..5_usize,
+        codec in prop::sample::select(codecs().to_vec()),
     ) {
-        let (object, sealed) = packed(&plain, compression(count, frame_bytes));
+        let (object, sealed) = packed(&plain, with(codec, count, frame_bytes));
         prop_assert_eq!(unpacked(&object, Some(&sealed)).expect("unpacked"), plain);
         let table = SeekTable::read(&InMemory(object)).expect("a table");
         prop_assert_eq!(table.plain_bytes(), sealed.plain.bytes);
@@ -112,24 +122,31 @@ fn threads_do_not_change_the_object() {
 }
 
 #[test]
-fn stock_zstd_reads_the_object_whole() {
-    for plain in [Vec::new(), b"x".to_vec(), text(20_000)] {
-        let (object, _) = packed(&plain, compression(2, 64 << 10));
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("object.zst");
-        std::fs::write(&path, object).expect("written");
-        let stock = Command::new("zstd").arg("-dc").arg(&path).output().expect("zstd is installed");
-        assert!(stock.status.success(), "{}", String::from_utf8_lossy(&stock.stderr));
-        assert_eq!(Digest::of(&stock.stdout), Digest::of(&plain));
-        let stock = Command::new("zstd").arg("-t").arg(&path).output().expect("zstd is installed");
-        assert!(stock.status.success());
+fn stock_tools_read_the_object_whole() {
+    for (codec, tool) in codecs().into_iter().zip(["zstd", "gzip"]) {
+        // Of no bytes, of one frame, of many, and of more than one member of gzip's table has room for.
+        for (plain, frame_bytes) in [(Vec::new(), 9), (b"x".to_vec(), 9), (text(20_000), 64 << 10), (text(200), 2)] {
+            let (object, _) = packed(&plain, with(codec, 2, frame_bytes));
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join(format!("object.{}", codec.extension()));
+            std::fs::write(&path, object).expect("written");
+            let stock = Command::new(tool).arg("-dc").arg(&path).output().expect("it is installed");
+            assert!(stock.status.success(), "{}", String::from_utf8_lossy(&stock.stderr));
+            assert_eq!(Digest::of(&stock.stdout), Digest::of(&plain));
+            let stock = Command::new(tool).arg("-t").arg(&path).output().expect("it is installed");
+            assert!(stock.status.success(), "{}", String::from_utf8_lossy(&stock.stderr));
+        }
     }
 }
 
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
+    codecs().into_iter().for_each(every_flipped_bit_is_found);
+}
+
+fn every_flipped_bit_is_found(codec: Codec) {
     let plain = text(12);
-    let (object, sealed) = packed(&plain, compression(2, 300));
+    let (object, sealed) = packed(&plain, with(codec, 2, 300));
     for at in 0..object.len() {
         for bit in 0..8 {
             let mut bad = object.clone();
@@ -145,7 +162,11 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 
 #[test]
 fn a_truncated_object_is_found_wherever_it_ends() {
-    let (object, sealed) = packed(&text(12), compression(2, 300));
+    codecs().into_iter().for_each(every_truncation_is_found);
+}
+
+fn every_truncation_is_found(codec: Codec) {
+    let (object, sealed) = packed(&text(12), with(codec, 2, 300));
     for end in 0..object.len() {
         let found = corruption(unpacked(&object[..end], Some(&sealed)));
         let sizes = (sealed.stored.bytes, end as u64);
@@ -204,10 +225,10 @@ fn wrong_expectations_are_told_apart() {
 }
 
 /// An object of frames made by hand, with a table that fits them but for what `lie` does.
-fn forged(frames: &[Vec<u8>], lie: impl Fn(usize, &mut Entry)) -> Vec<u8> {
-    let mut table = SeekTable::default();
+fn forged(format: Format, frames: &[Vec<u8>], lie: impl Fn(usize, &mut Entry)) -> Vec<u8> {
+    let mut table = SeekTable::new(format);
     for (index, frame) in frames.iter().enumerate() {
-        let mut entry = Entry::of(frame, 100).expect("a frame");
+        let mut entry = format.entry(frame, 100).expect("a frame");
         lie(index, &mut entry);
         table.push(entry).expect("room");
     }
@@ -222,30 +243,72 @@ fn frame(plain: &[u8], checksum: bool) -> Vec<u8> {
     compressor.compress(plain).expect("zstd")
 }
 
-#[test]
-fn frames_that_lie_are_found() {
-    let fault = |object: &[u8]| match corruption(unpacked(object, None)) {
+/// What is found to be wrong with the first bad frame of an object.
+fn fault(object: &[u8]) -> FrameFault {
+    match corruption(unpacked(object, None)) {
         Corruption::Frame { fault, .. } => fault,
         other => panic!("{other}"),
-    };
-    let good = frame(&[7; 100], true);
-    assert!(unpacked(&forged(std::slice::from_ref(&good), |_, _| {}), None).is_ok());
+    }
+}
 
-    let smaller = forged(std::slice::from_ref(&good), |_, entry| entry.plain_bytes = 99);
+#[test]
+fn frames_that_lie_are_found() {
+    let forged = |frames: &[Vec<u8>], lie: &dyn Fn(usize, &mut Entry)| forged(Format::Zstd, frames, lie);
+    let good = frame(&[7; 100], true);
+    assert!(unpacked(&forged(std::slice::from_ref(&good), &|_, _| {}), None).is_ok());
+
+    let smaller = forged(std::slice::from_ref(&good), &|_, entry| entry.plain_bytes = 99);
     assert_eq!(fault(&smaller), FrameFault::ContentSize { header: 100, table: 99 });
-    let without_checksum = forged(&[frame(&[7; 100], false)], |_, _| {});
+    let without_checksum = forged(&[frame(&[7; 100], false)], &|_, _| {});
     assert_eq!(fault(&without_checksum), FrameFault::Header);
-    let two_as_one = forged(&[[good.clone(), good.clone()].concat()], |_, _| {});
+    let two_as_one = forged(&[[good.clone(), good.clone()].concat()], &|_, _| {});
     assert_eq!(fault(&two_as_one), FrameFault::Length);
-    let borders_moved = forged(&[good.clone(), good.clone()], |index, entry| {
+    let borders_moved = forged(&[good.clone(), good.clone()], &|index, entry| {
         entry.stored_bytes = if index == 0 { entry.stored_bytes - 1 } else { entry.stored_bytes + 1 };
     });
     assert_eq!(fault(&borders_moved), FrameFault::Length);
-    let no_zstd = forged(&[vec![0x55; 40]], |_, _| {});
+    let no_zstd = forged(&[vec![0x55; 40]], &|_, _| {});
     assert_eq!(fault(&no_zstd), FrameFault::Header);
     let mut other_content = good;
     other_content[9] ^= 1;
-    assert!(matches!(fault(&forged(&[other_content], |_, _| {})), FrameFault::Undecodable(_)));
+    assert!(matches!(fault(&forged(&[other_content], &|_, _| {})), FrameFault::Undecodable(_)));
+}
+
+#[test]
+fn gzip_members_that_lie_are_found() {
+    let forged = |frames: &[Vec<u8>], lie: &dyn Fn(usize, &mut Entry)| forged(Format::Gzip, frames, lie);
+    let [_, gzip] = codecs();
+    let plain = text(2)[..100].to_vec();
+    let mut good = packed(&plain, with(gzip, 1, 1000)).0;
+    good.truncate(good.len() - SeekTable::read(&InMemory(good.clone())).expect("a table").encode().len());
+    assert_eq!(unpacked(&forged(std::slice::from_ref(&good), &|_, _| {}), None).expect("unpacked"), plain);
+
+    let smaller = forged(std::slice::from_ref(&good), &|_, entry| entry.plain_bytes = 99);
+    assert_eq!(fault(&smaller), FrameFault::ContentSize { header: 100, table: 99 });
+    let two_as_one = forged(&[[good.clone(), good.clone()].concat()], &|_, _| {});
+    assert_eq!(fault(&two_as_one), FrameFault::Length);
+    let mut other_name = good.clone();
+    other_name[3] = 8;
+    assert_eq!(fault(&forged(&[other_name], &|_, _| {})), FrameFault::Header);
+    let other_checksum = forged(std::slice::from_ref(&good), &|_, entry| entry.checksum ^= 1);
+    assert_eq!(fault(&other_checksum), FrameFault::OtherFrame);
+    // What it says of itself is what the table says, and not true.
+    for (at, by) in [(20, 1), (good.len() - 8, 1), (good.len() - 4, 1)] {
+        let mut lying = good.clone();
+        lying[at] ^= by;
+        let found = fault(&forged(&[lying], &|_, entry| {
+            if at == good.len() - 4 {
+                entry.plain_bytes ^= 1;
+            }
+        }));
+        assert!(matches!(found, FrameFault::Undecodable(_) | FrameFault::ContentSize { .. }), "{at}: {found}");
+    }
+    // More than it promises goes nowhere.
+    let mut more = good;
+    let at = more.len() - 4;
+    more[at] = 50;
+    let found = fault(&forged(&[more], &|_, entry| entry.plain_bytes = 50));
+    assert!(matches!(found, FrameFault::Undecodable(_)), "{found}");
 }
 
 /// A source that gives `lines` and then does what `then` says.

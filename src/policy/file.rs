@@ -14,7 +14,7 @@ use super::{
     Policy, RehearsalPolicy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, dependents, freshness,
     rate, retention, upgrade,
 };
-use crate::backup_set::CopyMode;
+use crate::backup_set::{Codec, CopyMode};
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
 use crate::document::{self, Entry, Position, Problem, Table};
 use crate::settings::{Endpoint, Settings};
@@ -283,10 +283,7 @@ impl Reader<'_> {
             databases: read_databases(table).unwrap_or_else(DatabaseSelection::everything),
             exclude_table_data: read_table_patterns(table),
             jobs: jobs.unwrap_or(const { NonZeroUsize::new(2).expect("not zero") }),
-            codec: table
-                .get("codec")
-                .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
-                .unwrap_or_default(),
+            codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS)).unwrap_or_default(),
             lock_timeout: lock_timeout.unwrap_or(Duration::from_secs(5)),
         }
     }
@@ -309,10 +306,7 @@ impl Reader<'_> {
             timezone,
             mode: mode.unwrap_or_default(),
             volumes: if adopted { of_adopted(table) } else { read_volumes(table) },
-            codec: table
-                .get("codec")
-                .and_then(|entry| entry.parse("\"zstd:1\" (fast) to \"zstd:19\" (small)"))
-                .unwrap_or_default(),
+            codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS)).unwrap_or_default(),
             rate_limit: table.get("rate_limit").and_then(|entry| entry.parse(rate::HELP)),
             full_every: table
                 .get("full_every")

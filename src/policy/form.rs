@@ -222,9 +222,9 @@ pub struct VolumeSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub volumes: Option<Vec<String>>,
-    /// zstd:1 (fast) to zstd:19 (small). Default: zstd:1.
+    /// zstd:1 (fast) to zstd:19 (small), or gzip:1 to gzip:9. Default: zstd:1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^zstd:([1-9]|1[0-9])$"))]
+    #[schemars(regex(pattern = "^(zstd:([1-9]|1[0-9])|gzip:[1-9])$"))]
     pub codec: Option<String>,
 }
 
@@ -255,9 +255,9 @@ pub struct DumpSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub jobs: Option<u32>,
-    /// zstd:1 (fast) to zstd:19 (small). Default: zstd:1.
+    /// zstd:1 (fast) to zstd:19 (small), or gzip:1 to gzip:9. Default: zstd:1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^zstd:([1-9]|1[0-9])$"))]
+    #[schemars(regex(pattern = "^(zstd:([1-9]|1[0-9])|gzip:[1-9])$"))]
     pub codec: Option<String>,
     /// How long `pg_dump` waits for a lock before it gives up. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]

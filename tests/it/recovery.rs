@@ -8,18 +8,18 @@ use crate::house::{Ended, House, docker, docker_to_file, run, sql};
 const ODD: [&str; 5] = ["we ird", "it's \"quoted\"", "-dash", "a=b", "Größe/$HOME `id` \\ %s"];
 
 #[test]
-fn the_instructions_of_a_set_of_13_are_enough() {
-    instructions_are_enough("13", Encrypted::No);
+fn the_instructions_of_a_set_of_13_in_gzip_are_enough() {
+    instructions_are_enough("13", "gzip:6", Encrypted::No);
 }
 
 #[test]
 fn the_instructions_of_a_set_of_18_are_enough() {
-    instructions_are_enough("18", Encrypted::No);
+    instructions_are_enough("18", "zstd:1", Encrypted::No);
 }
 
 #[test]
 fn the_instructions_of_an_encrypted_set_are_enough_with_one_key() {
-    instructions_are_enough("17", Encrypted::Yes);
+    instructions_are_enough("17", "zstd:1", Encrypted::Yes);
 }
 
 #[derive(PartialEq)]
@@ -28,11 +28,11 @@ enum Encrypted {
     No,
 }
 
-fn instructions_are_enough(major: &str, encrypted: Encrypted) {
+fn instructions_are_enough(major: &str, codec: &str, encrypted: Encrypted) {
     let house = House::new(&format!("recover{major}"));
     // The escrow key: the one that is left on the worst day.
     let key = (encrypted == Encrypted::Yes).then(|| house.encrypt()[1].clone());
-    let source = house.cluster("source", major, "");
+    let source = house.cluster("source", major, &format!("[backup.dump]\ncodec = \"{codec}\""));
     let container = format!("{source}-db");
     fill(&container);
     let set = house.backup(&source);
@@ -40,6 +40,8 @@ fn instructions_are_enough(major: &str, encrypted: Encrypted) {
     let folder = house.set_folder(&source, &set);
     let text = std::fs::read_to_string(folder.join("RECOVER.md")).expect("instructions");
     let before = crate::house::files_below(&folder);
+    let tool = codec.split(':').next().expect("a name");
+    assert!(key.is_some() || text.contains(&format!("* Docker and `{tool}`.")), "{text}");
     // What the server says of the role that initdb made, and nothing else.
     let ended = match &key {
         None => follow(&text, &folder),

@@ -270,7 +270,7 @@ fn every_problem_of_the_backup_is_told() {
     let told = problems(
         "[cluster]\nmajor = '17'\n[backup.dump]\nschedule = '0 30 2 * * *'\ntimezone = 'Europe/Berlln'\non_missed = \
          'later'\nmax_lateness = '1m'\nsplay = 10\nrepos = ['local', 'offsite', 'nas', 'local', 3]\ndatabases = \
-         ['!x']\nexclude_table_data = ['']\njobs = 65\ncodec = 'gzip:6'\nlock_timeout = '0s'\n\n[backup.volume]\nmode = \
+         ['!x']\nexclude_table_data = ['']\njobs = 65\ncodec = 'lz4:1'\nlock_timeout = '0s'\n\n[backup.volume]\nmode = \
          'warm'\nvolumes = ['/log', '/log', '/srv']\n[backups]\n",
     );
     insta::assert_snapshot!(told, @r#"
@@ -296,8 +296,8 @@ fn every_problem_of_the_backup_is_told() {
         help: a list of patterns as pg_dump --exclude-table-data reads them: ["audit.*"]
     policies/chado.toml:12:8: backup.dump.jobs: 65 is out of range
         help: a whole number from 1 to 64
-    policies/chado.toml:13:9: backup.dump.codec: "gzip:6" is not a codec; write "zstd:1" (fast) up to "zstd:19" (small)
-        help: "zstd:1" (fast) to "zstd:19" (small)
+    policies/chado.toml:13:9: backup.dump.codec: "lz4:1" is not a codec
+        help: "zstd:1" (fast) to "zstd:19" (small), or "gzip:1" to "gzip:9"
     policies/chado.toml:14:16: backup.dump.lock_timeout: without a limit a dump could wait for a lock for ever
         help: at least 1s
     policies/chado.toml:17:8: backup.volume.mode: "warm" is not known
@@ -517,6 +517,14 @@ fn durations() -> impl Strategy<Value = String> {
     (1u32..500, prop_oneof!["m", "h", "d"]).prop_map(|(number, unit)| format!("{number}{unit}"))
 }
 
+fn codec() -> BoxedStrategy<String> {
+    prop_oneof![
+        (1u32..=19).prop_map(|level| format!("'zstd:{level}'")),
+        (1u32..=9).prop_map(|level| format!("'gzip:{level}'"))
+    ]
+    .boxed()
+}
+
 /// Lines of a policy, each there or not, each valid by itself.
 fn policies() -> impl Strategy<Value = String> {
     let line = |key: &'static str, values: BoxedStrategy<String>| {
@@ -544,14 +552,14 @@ fn policies() -> impl Strategy<Value = String> {
         line("databases", Just("['*', '!x_*', 'chado']".to_owned()).boxed()),
         line("exclude_table_data", Just("['audit.*', '\"Odd Schema\".t']".to_owned()).boxed()),
         line("jobs", (1u32..=64).prop_map(|jobs| jobs.to_string()).boxed()),
-        line("codec", (1u32..=19).prop_map(|level| format!("'zstd:{level}'")).boxed()),
+        line("codec", codec()),
         line("lock_timeout", quoted(durations().boxed())),
     );
     let volume = (
         line("schedule", Just("'0 3 * * 0'".to_owned()).boxed()),
         line("timezone", quoted(prop_oneof!["UTC", "Europe/Berlin"].boxed())),
         line("volumes", prop_oneof!["\\['/log', '/data'\\]", "\\['/data'\\]"].boxed()),
-        line("codec", (1u32..=19).prop_map(|level| format!("'zstd:{level}'")).boxed()),
+        line("codec", codec()),
     );
     let drill = (
         line("schedule", Just("'0 5 * * *'".to_owned()).boxed()),
