@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::room::Room;
+
 /// The folder, and the clusters made in it.
 pub struct House {
     folder: tempfile::TempDir,
     prefix: String,
+    /// Given back last, when nothing of the house is left.
+    _room: Room,
 }
 
 /// How a command ended.
@@ -35,10 +39,11 @@ pub fn executable() -> &'static str {
 impl House {
     /// Configuration with one local repository, ready to use. `test` shows in the names of containers.
     pub fn new(test: &str) -> Self {
+        let room = Room::wait();
         let folder = tempfile::Builder::new().prefix("pglife-it-").tempdir().expect("a folder");
         // It ends with a letter, so that it is not the beginning of another house's name.
         let prefix = format!("it-{test}-{}-{}h", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let house = Self { folder, prefix };
+        let house = Self { folder, prefix, _room: room };
         std::fs::create_dir(house.path("policies")).expect("a folder");
         house.write(
             "pglife.toml",

@@ -42,6 +42,7 @@ mod notify;
 mod parts;
 mod recovery;
 mod retention;
+mod room;
 mod s3;
 mod secrets;
 mod selftest;
