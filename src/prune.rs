@@ -381,6 +381,9 @@ pub enum Protection {
     /// The newest one that is known to restore.
     #[error("it is the newest backup of its lineage that a drill has restored")]
     NewestProven,
+    /// The newest one whose pages are as their checksums say.
+    #[error("it is the newest backup of its lineage without damaged pages")]
+    NewestSound,
     /// The way back from an upgrade.
     #[error("it is the {0}")]
     BeforeUpgrade(Reason),
@@ -415,6 +418,7 @@ fn protections_in(plan: &PrunePlan, commit: &Commit) -> Vec<Protection> {
         protections.extend(reasons.iter().filter_map(|reason| match reason {
             Reason::Pinned { .. } | Reason::PinUnreadable => Some(Protection::Pinned(reason.clone())),
             Reason::NewestProven => Some(Protection::NewestProven),
+            Reason::NewestSound => Some(Protection::NewestSound),
             Reason::BeforeUpgrade { .. } => Some(Protection::BeforeUpgrade(reason.clone())),
             _ => None,
         }));

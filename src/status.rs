@@ -184,6 +184,8 @@ pub struct LastBackup {
     pub plain_bytes: u64,
     /// Bytes in the repository.
     pub stored_bytes: u64,
+    /// Pages in it that were damaged on the disk: it is suspect.
+    pub damaged_pages: u64,
 }
 
 /// What was found about a cluster, each part on its own: what cannot be found out is a problem, not the end.
@@ -307,6 +309,7 @@ fn of_kind(asked: &Asked<'_>, findings: &Findings<'_>, now: Timestamp) -> KindSt
             completed_at: set.completed_at,
             plain_bytes: set.plain_bytes,
             stored_bytes: set.stored_bytes,
+            damaged_pages: set.damaged_pages,
         }),
         freshness: judged.as_ref().map(|judged| judged.level.as_str().to_owned()),
         freshness_text: judged.map(|judged| judged.text),

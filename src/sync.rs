@@ -223,6 +223,7 @@ mod tests {
                 plain_bytes: 1,
                 stored_bytes: 1,
                 warnings: 0,
+                damaged_pages: 0,
                 parent: None,
                 encryption: None,
             },

@@ -48,6 +48,9 @@ pub struct Commit {
     pub stored_bytes: u64,
     /// Number of warnings in the manifest.
     pub warnings: usize,
+    /// Pages in it that were damaged on the disk: it is suspect.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub damaged_pages: u64,
     /// The set it cannot be restored without; None: it needs no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<SetId>,
@@ -74,6 +77,11 @@ pub struct StoredObject {
     /// The object as it lies in the repository.
     #[serde(flatten)]
     pub stored: Measured,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl From<&Object> for StoredObject {
@@ -105,6 +113,7 @@ impl Commit {
             plain_bytes: manifest.plain_bytes(),
             stored_bytes: manifest.stored_bytes(),
             warnings: manifest.warnings.len(),
+            damaged_pages: manifest.damaged_pages(),
             parent,
             encryption,
         }

@@ -488,6 +488,11 @@ impl Manifest {
         }
     }
 
+    /// Pages of its volumes that were damaged on the disk.
+    pub fn damaged_pages(&self) -> u64 {
+        self.volume().map_or(0, |(_, copy)| copy.damaged.iter().map(|file| file.count).sum())
+    }
+
     /// Bytes before the codec, over all objects.
     pub fn plain_bytes(&self) -> u64 {
         self.objects.iter().map(|object| object.plain.bytes).sum()

@@ -169,6 +169,12 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
             context.output.note(&format!("warning: {}", problem.chain()));
         }
     }
+    for set in sets.iter().map(|held| &held.commit).filter(|set| set.damaged_pages > 0) {
+        context.output.note(&format!(
+            "warning: {} is suspect: it has {} pages that were damaged on the disk (pglife backups show {} --backup {0})",
+            set.set, set.damaged_pages, set.cluster
+        ));
+    }
     let items: Vec<Item<'_>> = sets
         .iter()
         .map(|held| Item {

@@ -335,6 +335,7 @@ pub(super) mod tests {
                 completed_at,
                 plain_bytes: 12_345_678,
                 stored_bytes: 1_234_567,
+                damaged_pages: 0,
             }),
             last_attempt: Some("failed"),
             last_message: evil.to_owned(),

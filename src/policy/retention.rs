@@ -7,7 +7,8 @@
 //!
 //! Invariants, whatever the rules say and however the clock jumps:
 //!
-//! * The newest `last` sets of each lineage and kind stay. So does the newest proven one, and a pinned one.
+//! * The newest `last` sets of each lineage and kind stay. So does the newest proven one, the newest one without
+//!   damaged pages, and a pinned one.
 //! * A set whose completion lies ahead of the clock stays, and takes no other set's place: one of the two is wrong.
 //! * A lineage is judged as if it were alone, until a later lineage has a proven set and `keep_old` has passed since the last
 //!   set before it. From then on the earlier one ages by the calendar along with its successors; its own last ones stay.
@@ -80,6 +81,8 @@ pub struct SetFacts {
     pub completed_at: Timestamp,
     /// Whether a drill has restored it and found everything in it.
     pub proven: bool,
+    /// Whether it has no page that was damaged on the disk already.
+    pub sound: bool,
     /// Whether somebody wants it to stay.
     pub pin: Pinning,
     /// The set it cannot be restored without, if there is one.
@@ -94,6 +97,7 @@ impl SetFacts {
             lineage: commit.lineage,
             completed_at: commit.completed_at,
             proven,
+            sound: commit.damaged_pages == 0,
             pin,
             parent: commit.parent.clone(),
         }
@@ -190,6 +194,8 @@ pub enum Reason {
     PinUnreadable,
     /// The newest set of its lineage and kind that a drill has restored.
     NewestProven,
+    /// The newest set of its lineage and kind without damaged pages, while newer ones have some.
+    NewestSound,
     /// The last set of its kind before another lineage began: the way back from an upgrade.
     BeforeUpgrade {
         /// The lineage that began.
@@ -215,6 +221,7 @@ impl Reason {
             Self::NewestOf(Period::Year(_)) => "yearly",
             Self::Pinned { .. } | Self::PinUnreadable => "pinned",
             Self::NewestProven => "newest-proven",
+            Self::NewestSound => "newest-sound",
             Self::BeforeUpgrade { .. } => "before-upgrade",
             Self::AheadOfClock => "ahead-of-clock",
             Self::NeededBy(_) => "needed",
@@ -232,6 +239,7 @@ impl fmt::Display for Reason {
             Self::Pinned { reason, until: None } => write!(out, "pinned: {reason}"),
             Self::PinUnreadable => out.write_str("pinned, but its pin cannot be read"),
             Self::NewestProven => out.write_str("newest proven"),
+            Self::NewestSound => out.write_str("newest without damaged pages"),
             Self::BeforeUpgrade { to, until: None } => write!(out, "last before {to}, of which no backup is proven"),
             Self::BeforeUpgrade { to, until: Some(until) } => write!(out, "last before {to}, until {until}"),
             Self::AheadOfClock => out.write_str("completed ahead of the clock"),
@@ -333,6 +341,10 @@ pub fn decide<'s>(sets: &'s [SetFacts], terms: &Terms<'_>, now: Timestamp) -> Ve
 
         if let Some(&proven) = group.iter().rfind(|&&at| ordered[at].proven) {
             reasons[proven].push(Reason::NewestProven);
+        }
+        let sound = group.iter().rfind(|&&at| ordered[at].sound);
+        if let Some(&sound) = sound.filter(|&&at| group.last() != Some(&at)) {
+            reasons[sound].push(Reason::NewestSound);
         }
         if let (Some(hold), Some(&newest)) = (hold, group.last())
             && hold.until.is_none_or(|until| now < until)

@@ -249,11 +249,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_folder_survives_its_relocation(folders in proptest::collection::vec("/[a-z \\\\\n\r/]{1,12}", 0..5)) {
-            let map = |folders: &[String]| -> String {
-                {
+            let map = |folders: &[String]| {
                 let lines = folders.iter().enumerate().map(|(oid, folder)| format!("{oid} {}\n", escape(folder)));
                 lines.collect::<Vec<_>>().concat()
-            }
             };
             let moved: Vec<String> = folders.iter().map(|folder| format!("/data{folder}")).collect();
             prop_assert_eq!(relocate_tablespaces(&map(&folders), |folder| Some(format!("/data{folder}"))), map(&moved));

@@ -116,7 +116,7 @@ fn level_of(word: &str) -> Level {
 }
 
 fn of_kind(check: Check, kind: &KindStatus) -> Verdict {
-    let level = match kind.freshness.as_deref() {
+    let mut level = match kind.freshness.as_deref() {
         Some(word) => level_of(word),
         // Without limits nothing is stale; never backed up is critical all the same.
         None if kind.last_known_at.is_none() => Level::Critical,
@@ -133,6 +133,10 @@ fn of_kind(check: Check, kind: &KindStatus) -> Verdict {
     };
     if kind.failures_since_success > 0 {
         text.push_str(&format!("; {} failed since", runs(kind.failures_since_success)));
+    }
+    if let Some(last) = kind.last_backup.as_ref().filter(|last| last.damaged_pages > 0) {
+        level = Level::Critical;
+        text = format!("damaged pages on the disk: {}, copied into backup {}; {text}", last.damaged_pages, last.set);
     }
     Verdict { check, level, text }
 }
@@ -188,7 +192,7 @@ fn second(at: Timestamp) -> Timestamp {
 mod tests {
     use super::*;
     use crate::backup_set::{Kind, RecoveryTime};
-    use crate::status::{Disproven, RepositoryStatus};
+    use crate::status::{Disproven, LastBackup, RepositoryStatus};
 
     fn told(dump: KindStatus, volume: KindStatus, repository: Option<&str>) -> String {
         let cluster = ClusterStatus {
@@ -242,6 +246,27 @@ mod tests {
             assert_eq!(told.level, Level::Critical);
             assert!(told.text.starts_with("the drill of 1970-01-01T00:00:00Z found backup s bad; "), "{}", told.text);
         }
+    }
+
+    #[test]
+    fn a_backup_with_damaged_pages_is_critical_however_fresh() {
+        let last = LastBackup {
+            set: "s".to_owned(),
+            completed_at: Timestamp::UNIX_EPOCH,
+            plain_bytes: 1,
+            stored_bytes: 1,
+            damaged_pages: 3,
+        };
+        let volume = KindStatus {
+            last_backup: Some(last),
+            last_known_at: Some(Timestamp::UNIX_EPOCH),
+            freshness: Some("ok".to_owned()),
+            freshness_text: Some("fresh".to_owned()),
+            ..KindStatus::default()
+        };
+        let told = told(KindStatus::default(), volume, None);
+        let expected = "volume Critical: damaged pages on the disk: 3, copied into backup s; fresh\n";
+        assert!(told.starts_with(expected), "{told}");
     }
 
     #[test]

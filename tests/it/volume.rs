@@ -482,13 +482,28 @@ fn a_page_that_is_damaged_on_the_disk_is_named() {
     for mode in ["hot", "cold"] {
         let taken = house.pglife(&["backup", &source, "--kind", "volume", "--mode", mode, "-o", "json"]).exits(3);
         taken.says(&["1 damaged pages in", &file, "blocks 3", "take a dump"]);
-        let set = house.items(&["backups", "list", &source]).pop().expect("one")["set"].clone();
+        let listed = house.pglife(&["backups", "list", &source, "-o", "json"]).ok();
+        let answer: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+        let newest = answer["items"].as_array().and_then(|sets| sets.last()).expect("one").clone();
+        let set = newest["set"].clone();
+        assert_eq!(newest["damaged_pages"], 1, "{newest}");
+        listed.says(&["is suspect", set.as_str().expect("an id")]);
         let damaged = house.manifest(&source, set.as_str().expect("an id"))["objects"][0]["damaged"].clone();
         let relation = if mode == "hot" { "orders.public.item".into() } else { serde_json::Value::Null };
         assert_eq!((damaged.as_array().map(Vec::len), &damaged[0]["relation"]), (Some(1), &relation), "{damaged}");
         // A copy of it is no better: the drill says so too.
         house.pglife(&["drill", &source, "--backup", "latest:volume"]).exits(20);
     }
+    // However fresh it is, it is no good backup; and the last good one stays, whatever the policy says.
+    let checked = house.pglife(&["check", &source]).exits(30);
+    assert!(checked.stdout.contains("damaged pages on the disk: 1"), "{}", checked.stdout);
+    house.policy("source", "17", "[retention]\nlast = 1");
+    let kept = house.pglife(&["prune", &source]).ok().stdout;
+    assert!(kept.contains("newest without damaged pages"), "{kept}");
+    house
+        .pglife(&["backups", "delete", &source, "--backup", &whole, "--yes"])
+        .exits(4)
+        .says(&["without damaged pages"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn pin(set: &SetId, until: Option<Timestamp>) -> Pinning {
 /// The `number`th set of a history. Ids are in no order: names must not matter.
 fn set(number: u32, lineage: Lineage, kind: Kind, completed_at: Timestamp) -> SetFacts {
     let id = SetId::new(Timestamp::UNIX_EPOCH, kind, number.wrapping_mul(0x2545_F491));
-    SetFacts { id, lineage, completed_at, proven: false, pin: Pinning::Absent, parent: None }
+    SetFacts { id, lineage, completed_at, proven: false, sound: true, pin: Pinning::Absent, parent: None }
 }
 
 fn dumps(times: &[&str]) -> Vec<SetFacts> {
@@ -219,6 +219,10 @@ mod model {
         if set.proven && !all.iter().any(|other| alike(other) && other.proven && newer(other, set)) {
             held.insert("newest-proven");
         }
+        let newer_alike: Vec<&&SetFacts> = all.iter().filter(|other| alike(other) && newer(other, set)).collect();
+        if set.sound && !newer_alike.is_empty() && newer_alike.iter().all(|other| !other.sound) {
+            held.insert("newest-sound");
+        }
         // Sets of other lineages that no set of this lineage is newer than.
         let of_later_lineages: Vec<&SetFacts> = all
             .iter()
@@ -281,6 +285,7 @@ struct Event {
     upgrade: bool,
     kind: Kind,
     proven: bool,
+    sound: bool,
     /// Pinned for so many days; 0 is without end.
     pinned: Option<i64>,
     /// A copy of volumes builds on the one before.
@@ -302,15 +307,17 @@ fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
         prop::bool::weighted(0.05),
         prop_oneof![4 => Just(Kind::Dump), 1 => Just(Kind::Volume)],
         prop::bool::weighted(0.2),
+        prop::bool::weighted(0.7),
         prop::option::weighted(0.1, 0i64..60),
         prop::bool::weighted(0.7),
     )
-        .prop_map(|(seconds, failed, upgrade, kind, proven, pinned, incremental)| Event {
+        .prop_map(|(seconds, failed, upgrade, kind, proven, sound, pinned, incremental)| Event {
             seconds,
             failed,
             upgrade,
             kind,
             proven,
+            sound,
             pinned,
             incremental,
         });
@@ -328,7 +335,8 @@ fn committed(events: &[Event]) -> (Vec<SetFacts>, Timestamp) {
         if event.failed {
             continue;
         }
-        let mut made = SetFacts { proven: event.proven, ..set(number, lineage(now_lineage), event.kind, clock) };
+        let (proven, sound) = (event.proven, event.sound || event.kind == Kind::Dump);
+        let mut made = SetFacts { proven, sound, ..set(number, lineage(now_lineage), event.kind, clock) };
         if let Some(days) = event.pinned {
             let until = clock.checked_add(SignedDuration::from_secs(days * DAY)).expect("in range");
             made.pin = pin(&made.id, Some(until).filter(|_| days > 0));
@@ -389,6 +397,7 @@ fn check(sets: &[SetFacts], terms: &Terms<'_>, now: Timestamp) -> Result<Vec<Set
         let floor = terms.rules.map_or(0, |rules| rules.last.get() as usize);
         prop_assert!(stay.len() >= floor, "{} newer than {set:?} stay, the floor is {floor}", stay.len());
         prop_assert!(!set.proven || stay.iter().any(|other| other.proven), "the newest proven set goes: {set:?}");
+        prop_assert!(!set.sound || stay.iter().any(|other| other.sound), "the newest sound set goes: {set:?}");
     }
     // What a set builds on is there as long as the set is.
     let staying: BTreeSet<&SetId> =
