@@ -60,6 +60,7 @@ fn write(repository: &Repository, cluster: &str, number: u32, now: Timestamp) ->
         plain_bytes: 3_000_000_000,
         stored_bytes: 800_000_000,
         warnings: 0,
+        damaged_pages: 0,
         parent: None,
         encryption: None,
     };

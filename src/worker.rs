@@ -128,7 +128,9 @@ pub enum Request {
     },
     /// Upgrade an empty copy of a running server.
     RehearsePgUpgrade(Box<pg_upgrade::RehearseJob>),
-    /// Move the data of a server that is shut down into a new data directory.
+    /// Make a new data directory like an old one.
+    Initialise(Box<pg_upgrade::InitialiseJob>),
+    /// Move the data of a server that is shut down into it.
     PgUpgrade(Box<pg_upgrade::TransferJob>),
 }
 
@@ -168,6 +170,7 @@ impl Request {
             | Self::Settle(_)
             | Self::CopyInstallation { .. }
             | Self::RehearsePgUpgrade(_)
+            | Self::Initialise(_)
             | Self::PgUpgrade(_) => vec![],
         };
         let of_bucket = |place: &FolderLocation| match &place.location {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::carried;
 use super::gate;
+use super::old_programs;
 use super::plan::{self, PinnedImage, Trial, UpgradePlan};
 use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
@@ -17,6 +18,7 @@ use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{Layout, Login, Managed, Policy, UpgradeMethod};
 use crate::postgres::installation::Installation;
+use crate::postgres::pg_upgrade::Parity;
 use crate::postgres::survey::Survey;
 use crate::provision;
 use crate::state::Operation;
@@ -50,6 +52,10 @@ pub struct Prepared {
     pub before: Vec<String>,
     /// What the new image has beside the server.
     pub(super) installation: Installation,
+    /// What the old server is like, and the new one must be.
+    pub(super) parity: Parity,
+    /// The old data directory.
+    pub(super) data_directory: String,
     /// Where the key of encrypted backups is.
     pub(super) identity: Option<PathBuf>,
     /// A rehearsal is wanted, whatever the policy says.
@@ -205,6 +211,8 @@ async fn look(
         findings,
         before: gate::steps(&policy.upgrade, request.rehearse),
         installation,
+        parity: old_programs::parity(&profile, &survey),
+        data_directory: survey.data_directory,
         identity: request.identity.clone(),
         rehearse: request.rehearse,
         outside_window: request.outside_window,

@@ -44,6 +44,16 @@ pub(super) async fn lay_out(
     Ok((scratch, control.ask(session, &request, what, copied).await?))
 }
 
+/// What the new server must have as the old one has it.
+pub(super) fn parity(profile: &ServerProfile, survey: &Survey) -> Parity {
+    Parity {
+        role: profile.bootstrap_role.clone(),
+        locale: survey.template.clone(),
+        checksums: profile.data_checksums,
+        wal_segment_bytes: profile.wal_segment_bytes,
+    }
+}
+
 /// What both majors need to work in one worker, which sees the old data at `old_data`.
 pub(super) fn pair(
     programs: &OldPrograms,
@@ -56,12 +66,7 @@ pub(super) fn pair(
     Pair {
         old: programs.clone(),
         to: plan.to,
-        parity: Parity {
-            role: profile.bootstrap_role.clone(),
-            locale: survey.template.clone(),
-            checksums: profile.data_checksums,
-            wal_segment_bytes: profile.wal_segment_bytes,
-        },
+        parity: parity(profile, survey),
         preloaded: preloaded.map(|(_, value)| value.clone()).unwrap_or_default(),
         old_data,
         scratch: format!("{OLD_PROGRAMS}/work"),

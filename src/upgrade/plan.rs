@@ -78,8 +78,8 @@ pub struct UpgradePlan {
 /// How long nobody is served while files go over, roughly: what `pg_upgrade` took with the schema alone; every row is read twice, and
 /// each file written once; and what stopping, starting and looking takes of a server of any size.
 pub fn expected_downtime(rehearsed_seconds: f64, bytes: u64) -> u64 {
-    /// Stops, starts, workers, `initdb`.
-    const ALWAYS: f64 = 8.0;
+    /// Stops, starts, workers.
+    const ALWAYS: f64 = 6.0;
     /// Copying and hashing on two cores.
     const BYTES_IN_A_SECOND: f64 = 50e6;
     #[expect(

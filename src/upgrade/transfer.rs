@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use super::drive::{STOP_PATIENCE, Scene, no_restart};
 use super::journal::Phase;
 use super::look::{Prepared, check_findings, survey_of};
+use super::old_programs::parity;
 use super::plan::Trial;
+use super::preflight::Finding;
 use super::{carried, content, preflight};
 use crate::cluster::{DatabaseName, VolumeName};
 use crate::control::{OperationError, close_worker, failed};
@@ -35,7 +37,13 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> 
             Some(laid_out)
         }
     };
-    let ended = from_stop_to_commit(scene, prepared, old_programs.as_ref()).await;
+    let ended = async {
+        if old_programs.is_some() {
+            as_files::initialise(scene, prepared).await?;
+        }
+        from_stop_to_commit(scene, prepared, old_programs.as_ref()).await
+    }
+    .await;
     if let Some((scratch, _)) = old_programs
         && let Err(error) = scene.engine.remove_volume(&scratch).await
     {
@@ -71,6 +79,10 @@ async fn from_stop_to_commit(
     let mut findings = preflight::findings(&profile, &survey, plan.to);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
     findings.extend(preflight::of_method(plan.method, &profile, &survey, plan.to));
+    if old_programs.is_some() && parity(&profile, &survey) != prepared.parity {
+        let what = "the new cluster was made before its template0, page checksums or size of WAL segments were changed";
+        findings.push(Finding::blocks(what, "begin the upgrade again"));
+    }
     check_findings(&findings, scene.what(), &plan.cluster)?;
     let databases = profile.connectable();
     scene.end(step);

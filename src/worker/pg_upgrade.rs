@@ -4,7 +4,8 @@
 //! worker in the old image:  programs, libraries, share ─▶ scratch volume
 //! worker in the new image:  what it has of those libraries itself goes again; then
 //!     rehearse   schema of the running server ─▶ old server in scratch ─▶ pg_upgrade ─▶ new one in scratch; both are thrown away
-//!     transfer   old volume ─▶ initdb, pg_upgrade ─▶ new volume; every file that was copied is compared
+//!     initialise initdb ─▶ new volume, while the old server still serves
+//!     transfer   old volume ─▶ pg_upgrade ─▶ new volume; every file that was copied is compared
 //! ```
 //!
 //! The servers run as the owner of the data, in a worker without a network, with a socket that nobody else sees. A worker
@@ -28,7 +29,7 @@ use crate::postgres::pg_upgrade::{self, Parity};
 
 use super::process::Line;
 use super::{Event, Failure, Trouble};
-use servers::{Servers, failed_io};
+use servers::{Programs, Servers, failed_io};
 
 pub(super) use installation::copy_out;
 pub(super) use rehearsal::rehearse;
@@ -75,12 +76,25 @@ pub struct RehearseJob {
     pub pair: Pair,
 }
 
+/// A new data directory, to be made while the old server still serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitialiseJob {
+    /// The major.
+    pub major: PgMajor,
+    /// What it must have as the old one has it.
+    pub parity: Parity,
+    /// The old data directory, where the worker sees it: whose it is, the new one is.
+    pub old_data: String,
+    /// The new data directory, which is not there yet.
+    pub new_data: String,
+}
+
 /// Everything `pg_upgrade` needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransferJob {
     /// Both majors.
     pub pair: Pair,
-    /// The new data directory, which is not there yet.
+    /// The new data directory, as [`initialise`] made it.
     pub new_data: String,
     /// Tablespaces, all of them below `/data`.
     pub tablespaces: Vec<Tablespace>,
@@ -93,6 +107,13 @@ pub struct Identical {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// Makes the new data directory.
+pub(super) fn initialise(job: &InitialiseJob, line: &Line) -> Result<Vec<String>, Failure> {
+    let new = Programs::of_image(job.major, &job.old_data)?;
+    new.initialise(Path::new(&job.new_data), &job.parity, line)?;
+    Ok(vec![])
 }
 
 /// Moves the data of a server that is shut down into a new data directory.
@@ -108,7 +129,6 @@ pub(super) fn transfer(job: &TransferJob, line: &Line) -> Result<Vec<String>, Fa
         .map_err(|error| failed_io(&format!("locking the old data volume ({})", lock.display()), &error))?;
     let servers = Servers::prepare(pair)?;
     let new_data = Path::new(&job.new_data);
-    servers.new.initialise(new_data, pair, line)?;
     let links = link_tablespaces(job, &servers)?;
     let output = servers.upgrade((Path::new(&pair.old_data), new_data), pair, true, line)?;
     let identical = compare_files(&output, line)?;

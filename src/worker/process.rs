@@ -129,6 +129,7 @@ async fn answer(request: Request, line: &Line) -> Result<Vec<String>, Failure> {
             Request::Settle(job) => runtime.block_on(upgrade::settle(&job, &line)),
             Request::CopyInstallation { major, to } => pg_upgrade::copy_out(major, &to, &line),
             Request::RehearsePgUpgrade(job) => pg_upgrade::rehearse(&job, &line),
+            Request::Initialise(job) => pg_upgrade::initialise(&job, &line),
             Request::PgUpgrade(job) => pg_upgrade::transfer(&job, &line),
             Request::Check(job) => check::run(&job, &line, &runtime),
             Request::Pages(job) => check::pages(&job, &line),

@@ -162,7 +162,7 @@ fn killed_before_the_commit_it_ends_as_before() {
 
 #[test]
 fn killed_before_the_commit_of_pg_upgrade_it_ends_as_before() {
-    let steps = ["programs", "stop", "source", "facts", "volume", "transfer", "target", "settle", "compare", "proof"];
+    let steps = ["programs", "volume", "stop", "source", "facts", "transfer", "target", "settle", "compare", "proof"];
     ends_as_before("pg_upgrade", ("15", "17"), &steps, "target");
 }
 

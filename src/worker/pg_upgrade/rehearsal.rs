@@ -31,7 +31,7 @@ pub(in super::super) fn rehearse(job: &RehearseJob, line: &Line) -> Result<Vec<S
     let (old, new) = (folder(pair, "old"), folder(pair, "new"));
     make_old(&servers, &old, pair, line)?;
     fill_old(&servers, &old, job, line)?;
-    servers.new.initialise(&new, pair, line)?;
+    servers.new.initialise(&new, &pair.parity, line)?;
     let began = Instant::now();
     let obstacle = match servers.upgrade((&old, &new), pair, false, line) {
         Ok(_) => None,

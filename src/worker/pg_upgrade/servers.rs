@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cluster::PgMajor;
-use crate::postgres::pg_upgrade::{self, Places};
+use crate::postgres::pg_upgrade::{self, Parity, Places};
 use crate::postgres::tools::{Tool, Toolbox, session_options};
 
 use super::super::process::Line;
@@ -43,6 +43,13 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// Those of the image that this worker runs in, as the owner of the old data.
+    pub(super) fn of_image(major: PgMajor, old_data: &str) -> Result<Self, Failure> {
+        let folder = folder_of_image(major)?;
+        let (owner, scratch) = (owner_of(old_data)?, PathBuf::from("/tmp"));
+        Ok(Self { major, folder, libraries: None, owner, scratch, session: session_options(major) })
+    }
+
     /// One of them, with nothing of ours in its environment, as the owner of the data.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = self.plain(self.folder.join(program));
@@ -98,13 +105,13 @@ impl Programs {
     }
 
     /// Makes a data directory as the image makes them, but like the old cluster where both must be alike.
-    pub(super) fn initialise(&self, data: &Path, pair: &Pair, line: &Line) -> Result<(), Failure> {
+    pub(super) fn initialise(&self, data: &Path, parity: &Parity, line: &Line) -> Result<(), Failure> {
         self.make_folder(data)?;
         let mut command = self.plain("pglife-initdb".into());
         command.uid(self.owner.0).gid(self.owner.1);
-        command.arg(data).arg(pair.parity.role.as_str()).args(pair.parity.initdb_options(self.major));
+        command.arg(data).arg(parity.role.as_str()).args(parity.initdb_options(self.major));
         Self::run("initdb", command, line)?;
-        if pair.parity.checksums {
+        if parity.checksums {
             return Ok(());
         }
         // The image makes them; before 18 no option of initdb says that they are not wanted.
@@ -112,6 +119,17 @@ impl Programs {
         command.arg("--disable").arg("--pgdata").arg(data);
         Self::run("pg_checksums", command, line)
     }
+}
+
+fn folder_of_image(major: PgMajor) -> Result<PathBuf, Failure> {
+    let toolbox = Toolbox::find(major, &nobody())?;
+    Ok(toolbox.path("postgres").parent().map(Path::to_path_buf).unwrap_or_default())
+}
+
+/// User and group that a data directory belongs to.
+fn owner_of(data: &str) -> Result<(u32, u32), Failure> {
+    let data = std::fs::metadata(data).map_err(|error| failed_io(&format!("the old data directory {data}"), &error))?;
+    Ok((data.uid(), data.gid()))
 }
 
 /// The programs of both majors.
@@ -128,9 +146,7 @@ impl Servers {
         let libraries = PathBuf::from(&pair.old.libraries);
         installation::keep_missing(&libraries)?;
         let scratch = PathBuf::from(&pair.scratch);
-        let data = std::fs::metadata(&pair.old_data)
-            .map_err(|error| failed_io(&format!("the old data directory {}", pair.old_data), &error))?;
-        let owner = (data.uid(), data.gid());
+        let owner = owner_of(&pair.old_data)?;
         let of = |major, folder: PathBuf, libraries| Programs {
             major,
             folder,
@@ -139,8 +155,7 @@ impl Servers {
             scratch: scratch.clone(),
             session: session_options(pair.old.major),
         };
-        let toolbox = Toolbox::find(pair.to, &nobody())?;
-        let folder = toolbox.path("postgres").parent().map(Path::to_path_buf).unwrap_or_default();
+        let folder = folder_of_image(pair.to)?;
         let old = of(pair.old.major, PathBuf::from(&pair.old.programs), Some(libraries.clone()));
         // pg_upgrade itself runs with them, because it starts the old ones; its own are not among them.
         let new = of(pair.to, folder, Some(libraries));
