@@ -44,7 +44,8 @@ fn write_meanwhile(container: &str, database: &str) {
     let script = "insert into busy (t) select md5(random()::text) from generate_series(1, 20); \
                   delete from busy where id % 7 = 3; update busy set t = t || 'x' where id % 11 = 5;";
     docker(&["exec", container, "sh", "-c", &format!("printf '%s\n' \"{script}\" >/tmp/busy.sql")]);
-    let bench = ["pgbench", "-n", "-f", "/tmp/busy.sql", "-c", "2", "-T", "300", database];
+    // So many a second: more would keep the machine from what is tested.
+    let bench = ["pgbench", "-n", "-f", "/tmp/busy.sql", "-c", "2", "-R", "50", "-T", "300", database];
     docker(&[&["exec", "-d", "-u", "postgres", container], &bench[..]].concat());
     wait_for("the first rows", || sql(container, database, "select count(*) > 100 from busy") == "t");
 }
