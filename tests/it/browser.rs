@@ -5,9 +5,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::consul::{ask, free_port};
+use crate::consul::ask;
 use crate::daemon::{Daemon, http_port};
-use crate::house::{House, sql, wait_for};
+use crate::house::{House, free_port, sql, wait_for};
 
 /// A browser with one window.
 struct Browser {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::authority::{Authority, Signed};
 use crate::daemon::{Daemon, events, http_port};
-use crate::house::{House, docker, try_docker, wait_for};
+use crate::house::{House, docker, free_port, try_docker, wait_for};
 
 /// A Consul agent at a port of this machine.
 pub struct Consul {
@@ -20,10 +20,6 @@ pub struct Consul {
 
 const ROOT: &str = "b1gs33cr-3t11-1111-1111-111111111111";
 pub const LEAST: &str = "1e5a1000-2222-2222-2222-222222222222";
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
-}
 
 /// True where an answer has as many bytes as its head says.
 fn is_whole(answer: &[u8]) -> bool {

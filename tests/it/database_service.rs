@@ -5,9 +5,9 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::consul::{Consul, LEAST, free_port};
+use crate::consul::{Consul, LEAST};
 use crate::daemon::{Daemon, events};
-use crate::house::{House, docker, wait_for};
+use crate::house::{House, docker, free_port, wait_for};
 
 const DATABASE: &str = "da7aba5e-3333-3333-3333-333333333333";
 

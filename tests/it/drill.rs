@@ -11,7 +11,6 @@ use std::path::Path;
 use pglife::backup_set::{Commit, Content, Digest, Manifest, Measured};
 use serde_json::Value;
 
-use crate::everything;
 use crate::house::{House, docker, sql, wait_for};
 
 /// What a drill leaves or has in Docker.
@@ -50,17 +49,16 @@ fn write_meanwhile(container: &str, database: &str) {
     wait_for("the first rows", || sql(container, database, "select count(*) > 100 from busy") == "t");
 }
 
-fn everything_is_proven(major: &str, facts: &str) {
-    let house = House::new(&format!("drill{major}"));
-    let cluster = everything::filled(&house, major);
+/// A cluster with everything is backed up and drilled while somebody writes to it.
+pub fn is_proven_while_written_to(house: &House, cluster: &str, facts: &str) {
     let policy = house.path(&format!("policies/{cluster}.toml"));
     let text = std::fs::read_to_string(&policy).expect("a policy");
     std::fs::write(&policy, format!("{text}\n[drill]\nfacts = \"{facts}\"\n")).expect("written");
     let container = format!("{cluster}-db");
     write_meanwhile(&container, "everything");
-    let set = house.backup(&cluster);
+    let set = house.backup(cluster);
     // The server itself warns of subscriptions and MD5 passwords.
-    let ended = house.pglife(&["drill", &cluster, "-o", "json"]);
+    let ended = house.pglife(&["drill", cluster, "-o", "json"]);
     assert!([0, 3].contains(&ended.exit), "{}", ended.stderr);
     let (answer, said): (Value, _) = (serde_json::from_str(&ended.stdout).expect("JSON"), ended.stderr);
     let answer = &answer["items"][0];
@@ -69,29 +67,9 @@ fn everything_is_proven(major: &str, facts: &str) {
     assert!(extent("databases") > 20 && extent("tables") > 50, "{}", answer["extent"]);
     let hashed = if facts == "counts" { 0..=0 } else { extent("tables") / 2..=extent("tables") };
     assert!(hashed.contains(&extent("hashed")), "{}", answer["extent"]);
-    assert_eq!(of_drills(&house), Vec::<String>::new());
-    let [certificate] = &certificates(&house, &cluster)[..] else { panic!("one certificate") };
+    assert_eq!(of_drills(house), Vec::<String>::new());
+    let [certificate] = &certificates(house, cluster)[..] else { panic!("one certificate") };
     assert_eq!((&certificate["verdict"], &certificate["chained"]), (&"proven".into(), &true.into()));
-}
-
-#[test]
-fn everything_of_17_is_proven_while_it_is_written_to() {
-    everything_is_proven("17", "full");
-}
-
-#[test]
-fn everything_of_18_is_proven_by_a_sample_of_the_rows() {
-    everything_is_proven("18", "sampled");
-}
-
-#[test]
-fn everything_of_15_is_proven_by_counts() {
-    everything_is_proven("15", "counts");
-}
-
-#[test]
-fn everything_of_13_is_proven_while_it_is_written_to() {
-    everything_is_proven("13", "full");
 }
 
 /// A small cluster with a backup.

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::drill::is_proven_while_written_to;
 use crate::house::{House, docker, docker_to_file, run, wait_for_server};
 
 /// What a worker may use.
@@ -17,7 +18,7 @@ pub const LOOKS: [&[&str]; 2] = [&[], &["--clean", "--if-exists"]];
 const POLICY: &str = "[backup.dump]\ndatabases = [\"*\", \"!closed\", \"!half dropped\"]";
 
 #[test]
-fn everything_of_13_comes_back_in_13_and_in_18() {
+fn everything_of_13_comes_back_in_13_and_in_18_and_is_proven() {
     let house = House::new("all13");
     let source = filled(&house, "13");
     back_up(&house, &source);
@@ -37,28 +38,30 @@ fn everything_of_13_comes_back_in_13_and_in_18() {
             (by_18(&format!("{source}-db"), "before.sql"), by_18(&format!("{newer}-db"), "after.sql"));
         same_text(&before, &after, &["normalise.sed", "normalise-upgrade.sed"]);
     }
+    is_proven_while_written_to(&house, &source, "full");
 }
 
 #[test]
-fn everything_of_15_comes_back() {
-    in_same_major("15");
+fn everything_of_15_comes_back_and_is_proven_by_counts() {
+    in_same_major("15", "counts");
 }
 
 #[test]
-fn everything_of_17_comes_back() {
-    in_same_major("17");
+fn everything_of_17_comes_back_and_is_proven() {
+    in_same_major("17", "full");
 }
 
 #[test]
-fn everything_of_18_comes_back() {
-    in_same_major("18");
+fn everything_of_18_comes_back_and_is_proven_by_a_sample_of_the_rows() {
+    in_same_major("18", "sampled");
 }
 
-fn in_same_major(major: &str) {
+fn in_same_major(major: &str, facts: &str) {
     let house = House::new(&format!("all{major}"));
     let source = filled(&house, major);
     back_up(&house, &source);
     comes_back(&house, &source);
+    is_proven_while_written_to(&house, &source, facts);
 }
 
 /// A cluster with everything in it.

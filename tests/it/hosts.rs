@@ -1,13 +1,12 @@
 //! A Docker engine elsewhere, by mutual TLS: a real one, that asks for certificates.
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::json;
 
 use crate::authority::{Authority, Signed};
 use crate::engine::OwnEngine;
-use crate::house::{House, sql};
+use crate::house::{House, free_port, sql};
 use crate::s3::{ADMIN, Answer, Proxy, Server};
 
 const THERE: &str = "subjectAltName = IP:127.0.0.1\nextendedKeyUsage = serverAuth";
@@ -26,10 +25,7 @@ impl Elsewhere {
     fn new(house: &House) -> Self {
         let authority = Authority::new(house.path("authority"));
         let (theirs, ours) = (authority.sign("engine", THERE), authority.sign("pglife", HERE));
-        let port = {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-            free.local_addr().expect("an address").port()
-        };
+        let port = free_port();
         let engine = OwnEngine::start(json!({
             "hosts": [format!("tcp://127.0.0.1:{port}")],
             "tlsverify": true,

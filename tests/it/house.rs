@@ -1,5 +1,6 @@
 //! A house of its own for each test: configuration, state, repository and clusters that nobody else touches.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -283,6 +284,17 @@ pub fn psql(container: &str, database: &str, text: &str) -> Vec<String> {
     let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
     let psql = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", &database, "-c", text];
     ["exec", "-i", container].iter().chain(&psql).map(|&word| word.to_owned()).collect()
+}
+
+/// A port of this machine that nobody uses, and that nobody is given who asks the kernel for any: those begin at 32,768.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = (0..12_000).map(|_| {
+        let next = std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        20_000 + u16::try_from(next % 12_000).expect("small")
+    });
+    let mut free = ports.filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.next().expect("a port that is free")
 }
 
 /// Waits until `done` holds.
