@@ -61,7 +61,7 @@ fn things(cluster: &str) -> Vec<String> {
     found
 }
 
-fn phase(house: &House, cluster: &str) -> String {
+pub fn phase(house: &House, cluster: &str) -> String {
     let ended = house.pglife(&["upgrade", "status", cluster, "-o", "json"]);
     let answer: Value = serde_json::from_str(&ended.stdout).expect("JSON");
     answer["items"][0]["phase"].as_str().expect("a phase").to_owned()
