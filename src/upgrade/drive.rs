@@ -115,7 +115,10 @@ impl<'a> Scene<'a> {
         {
             tracing::warn!(cluster = %self.plan.cluster, "{trouble}");
         }
-        self.dependents().take_all_down(reason).await.map(drop)
+        let dependents = self.dependents();
+        // A daemon that looked before this upgrade was open would take what is remembered and still runs for started by somebody.
+        let _alone = dependents.alone().await?;
+        dependents.take_all_down(reason).await.map(drop)
     }
 
     /// Has the database found again, now that a server serves, and brings back who was taken down; what goes wrong with that is
