@@ -132,11 +132,6 @@ async fn settle(
     survey: &Survey,
     databases: &[DatabaseName],
 ) -> Result<(), OperationError> {
-    let mount = |source: &str, destination: &str, writable| WorkerMount {
-        source: source.to_owned(),
-        destination: destination.to_owned(),
-        writable,
-    };
     let plan = scene.plan;
     let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
     let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
@@ -174,6 +169,10 @@ async fn settle(
     scene.report.left_to_do.extend(warnings);
     scene.report.reindexed = reindexed;
     scene.save_report()
+}
+
+fn mount(source: &str, destination: &str, writable: bool) -> WorkerMount {
+    WorkerMount { source: source.to_owned(), destination: destination.to_owned(), writable }
 }
 
 /// Makes the volume for the new data.

@@ -6,6 +6,7 @@ use super::super::drive::Scene;
 use super::super::look::Prepared;
 use super::super::old_programs::{OLD_PROGRAMS, pair};
 use super::super::plan::Trial;
+use super::mount;
 use crate::backup_set::ServerProfile;
 use crate::cluster::VolumeName;
 use crate::control::{OperationError, close_worker, failed, start_worker};
@@ -91,10 +92,6 @@ fn old_data(scene: &Scene<'_>, directory: &str) -> Result<String, OperationError
 
 fn new_data(scene: &Scene<'_>) -> String {
     format!("/data/{}", scene.plan.to)
-}
-
-fn mount(source: &str, destination: &str, writable: bool) -> WorkerMount {
-    WorkerMount { source: source.to_owned(), destination: destination.to_owned(), writable }
 }
 
 /// A worker in the new image, without a network, that may start servers.
