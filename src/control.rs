@@ -253,12 +253,12 @@ impl ControlPlane {
             (_, Operation::Upgrade | Operation::Drill | Operation::Rehearsal) => return Ok(()),
             _ if last.is_open() => (
                 Exit::LockBusy,
-                "an upgrade of it is open: it was cut, and must be carried to an end first",
+                "an upgrade or a restore in place of it is open: it was cut, and must be carried to an end first",
                 format!("pglife upgrade resume {cluster}"),
             ),
             ("upgraded", Operation::Remove) => (
                 Exit::Refused,
-                "the old server of its upgrade is still kept",
+                "the server before its last upgrade or restore in place is still kept",
                 format!("pglife upgrade finalize {cluster} --yes, or pglife upgrade rollback {cluster}"),
             ),
             _ => return Ok(()),

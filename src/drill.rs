@@ -213,9 +213,9 @@ async fn in_run(
     prepared.cluster.life = provision::Life::Drill;
     prepared.cluster.network = Some("none".to_owned());
     prepared.cluster.publish = None;
-    prepared.cluster.settings = Some(throwaway::settings(&prepared.manifest));
+    prepared.cluster.settings = Some(throwaway::settings(&prepared.chosen.manifest));
     if let Plan::Volume(plan) = &mut prepared.plan {
-        plan.check = verdict::data_directory_with_manifest(&prepared.manifest).map(str::to_owned);
+        plan.check = verdict::data_directory_with_manifest(&prepared.chosen.manifest).map(str::to_owned);
     }
     let own = engine.container(policy.container.as_str()).await.map_err(failed(&what))?;
     prepared.cluster.limits = throwaway::limits(&policy.drill, own.map(|own| own.limits).unwrap_or_default());
@@ -226,7 +226,8 @@ async fn in_run(
         digests: prepared.image.digests.clone(),
     };
     let ended = findings.and_then(|findings| {
-        let (commit, manifest, major) = (&prepared.commit, Some(&prepared.manifest), prepared.policy.major);
+        let (commit, manifest, major) =
+            (&prepared.chosen.commit, Some(&prepared.chosen.manifest), prepared.policy.major);
         conclude(control, policy, request, commit, manifest, major, image, findings, &run.id)
     });
     leave(control, run, &prepared, keep, ended, progress).await
@@ -357,7 +358,7 @@ async fn look(
         }
         // A check has said why.
         Err(_) if findings.checks.iter().any(|check| check.outcome == Outcome::Failed) => return Ok(()),
-        Err(error) if verdict::is_the_backups_fault(&error, prepared.commit.kind) => {
+        Err(error) if verdict::is_the_backups_fault(&error, prepared.chosen.commit.kind) => {
             findings.checks.push(failed_check("restore", &error));
             return Ok(());
         }

@@ -10,10 +10,11 @@
 //! The source cluster is not touched. Until the policy is there, nothing of the new cluster stays: a run that fails removes
 //! what it made, and one that dies leaves that to the next run.
 
+mod chosen;
 mod plan;
 mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::backup_set::certificate::Check;
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetId, SetLocation};
@@ -33,8 +34,10 @@ use crate::storage::Repository;
 use crate::worker::session::SessionError;
 use crate::worker::{Event, Request, SCRATCH_FOLDER, SET_FOLDER};
 
+pub(crate) use chosen::{Chosen, Source};
 pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};
 pub use volume::{VolumeRestorePlan, plan_volume_restore};
+pub(crate) use volume::{VolumeScene, renew, unpack};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -77,14 +80,7 @@ pub struct Restored {
 /// A restore that could begin.
 #[derive(Debug)]
 pub struct Prepared {
-    pub(crate) commit: Commit,
-    /// The set is not deleted while it is read, nor what it builds on.
-    _held: Vec<HeldLock>,
-    pub(crate) manifest: Manifest,
-    pub(crate) keys: Option<Keys>,
-    pub(crate) repository: Repository,
-    /// Other repositories that hold the set.
-    pub(crate) elsewhere: Vec<RepoName>,
+    pub(crate) chosen: Chosen,
     pub(crate) engine: Engine,
     pub(crate) image: Image,
     pub(crate) cluster: ClusterPlan,
@@ -104,6 +100,16 @@ pub enum Plan {
     Volume(Box<VolumeRestorePlan>),
 }
 
+impl Plan {
+    /// The set.
+    pub fn set(&self) -> &SetId {
+        match self {
+            Self::Dump(plan) => &plan.set,
+            Self::Volume(plan) => &plan.set,
+        }
+    }
+}
+
 /// Finds the set, makes the plan, and checks everything that can be known before anything is made.
 pub async fn prepare(
     control: &ControlPlane,
@@ -113,26 +119,12 @@ pub async fn prepare(
     let what = format!("restore of cluster \"{}\" into \"{}\" failed", source.name, request.into);
     // A restore that died may still hold the names.
     control.bury_dead_runs().await?;
-    let repositories = control.repositories_of(source, request.repository.as_ref())?;
-    let Found { name: repository_name, repository, commit, elsewhere } =
-        repositories.find(control, source, &request.backup)?;
-    let repository = repository.clone();
-    let mut held = vec![control.state.hold_set(&commit.set).map_err(failed(&what))?];
-    let (manifest, keys) =
-        control.manifest(&repository, &commit, request.identity.as_deref()).map_err(or_elsewhere(&elsewhere))?;
-    let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
-    held.extend(control.state.hold_sets(ancestors).map_err(failed(&what))?);
-    let refuse = |error: plan::PlanError| {
-        let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
-        match error.next() {
-            Some(next) => refused.next(next),
-            None => refused,
-        }
-    };
-    let asked_for = request.major.unwrap_or(manifest.server.major);
+    let wish = (&request.backup, request.repository.as_ref(), request.identity.as_deref());
+    let chosen = Chosen::find(control, source, wish, &what)?;
+    let manifest = &chosen.manifest;
     if manifest.kind == Kind::Volume {
         // Before anything else is looked for that only a dump can do.
-        plan_volume_restore(&manifest, asked_for, &request.wanted, 1).map_err(refuse)?;
+        chosen.plan(request.major.unwrap_or(manifest.server.major), &request.wanted, &what)?;
     }
 
     let host = control.configuration.policies.get(&request.into).map_or(&source.host, |policy| &policy.host);
@@ -140,7 +132,7 @@ pub async fn prepare(
     let of_set = engine.image(&manifest.image.id).await.map_err(failed(&what))?;
     // A cluster of pglife's own is never made from somebody else's image.
     let is_ours = of_set.as_ref().map_or(matches!(source.layout, Layout::Managed(_)), Image::is_ours);
-    let (policy, policy_text) = policy_for(control, source, request, &manifest, is_ours)?;
+    let (policy, policy_text) = policy_for(control, source, request, manifest, is_ours)?;
     let Layout::Managed(managed) = &policy.layout else {
         return Err(OperationError::new(
             Exit::Refused,
@@ -148,34 +140,15 @@ pub async fn prepare(
         )
         .next("restore into a new name"));
     };
-    control.check_reach(&policy.host, &repository_name, &what)?;
-    let image = find_image(&engine, &manifest, of_set, &policy, request, &what).await?;
-    let plan = match manifest.kind {
-        Kind::Dump => plan_restore(&manifest, policy.major, &request.wanted, worker_threads())
-            .map(|plan| Plan::Dump(Box::new(plan))),
-        Kind::Volume => plan_volume_restore(&manifest, policy.major, &request.wanted, worker_threads())
-            .map(|plan| Plan::Volume(Box::new(plan))),
-    };
-    let plan = plan.map_err(refuse)?;
+    control.check_reach(&policy.host, &chosen.repository_name, &what)?;
+    let image = find_image(&engine, manifest, of_set, &policy, request, &what).await?;
+    let plan = chosen.plan(policy.major, &request.wanted, &what)?;
     let mut cluster = ClusterPlan::of_policy(&policy, managed);
     cluster.image.clone_from(&image.reference);
     cluster.bootstrap_role = manifest.server.bootstrap_role.clone();
     cluster.wal_segment_bytes = Some(manifest.server.wal_segment_bytes).filter(|bytes| *bytes != 16 << 20);
     provision::check_free(&engine, &cluster, &what).await?;
-    Ok(Prepared {
-        commit,
-        _held: held,
-        manifest,
-        keys,
-        repository,
-        elsewhere,
-        engine,
-        image,
-        cluster,
-        plan,
-        policy,
-        policy_text,
-    })
+    Ok(Prepared { chosen, engine, image, cluster, plan, policy, policy_text })
 }
 
 /// How many threads a worker gets.
@@ -289,12 +262,12 @@ pub async fn restore(
 ) -> Result<Restored, OperationError> {
     if prepared.policy_text.is_some() {
         // Its policy is written last: that it can be is known before the hours.
-        let what = format!("restore of {} into \"{}\" did not begin", prepared.commit.set, prepared.policy.name);
+        let what = format!("restore of {} into \"{}\" did not begin", prepared.chosen.commit.set, prepared.policy.name);
         control.may_write_policy(&prepared.policy.name).await.map_err(failed(what))?;
     }
     let run = control.begin(Operation::Restore, &prepared.policy.name, &prepared.engine).await?;
-    let set = prepared.commit.set.clone();
-    let elsewhere = prepared.elsewhere.clone();
+    let set = prepared.chosen.commit.set.clone();
+    let elsewhere = prepared.chosen.elsewhere.clone();
     let restored = restore_in_run(control, &run, prepared, progress).await.map_err(or_elsewhere(&elsewhere));
     let restored = restored.map_err(|error| {
         error.safe("the backup and the cluster it came from are as they were; what was made of the new one was removed")
@@ -312,10 +285,10 @@ async fn restore_in_run(
     prepared: Prepared,
     progress: Progress<'_>,
 ) -> Result<Restored, OperationError> {
-    let what = format!("restore of {} into \"{}\" failed", prepared.commit.set, prepared.policy.name);
-    let source = Source::in_place(&prepared.repository, &prepared.commit, prepared.manifest.ancestors());
+    let what = format!("restore of {} into \"{}\" failed", prepared.chosen.commit.set, prepared.policy.name);
+    let source = prepared.chosen.source();
     let (container, databases, warnings) = fill(control, run, &prepared, &source, &mut vec![], &what, progress).await?;
-    let Prepared { commit, _held, image, policy, policy_text, .. } = prepared;
+    let Prepared { chosen, image, policy, policy_text, .. } = prepared;
     // All of it is there now. A policy that cannot be written is no reason to throw it away.
     run.keep_made()?;
     let path = match &policy_text {
@@ -329,44 +302,8 @@ async fn restore_in_run(
         policy: path,
         databases,
         warnings,
-        commit,
+        commit: chosen.commit,
     })
-}
-
-/// Where workers read the objects of a set, and of those that it builds on.
-#[derive(Debug)]
-pub(crate) struct Source {
-    /// The set itself.
-    pub(crate) own: Reach,
-    /// What it builds on, nearest first.
-    pub(crate) ancestors: Vec<Reach>,
-}
-
-impl Source {
-    /// Where the repository has them.
-    pub(crate) fn in_place(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
-        Self::of(commit, ancestors, |location, place| {
-            let mount_point = if place == 0 { SET_FOLDER.to_owned() } else { format!("{SET_FOLDER}-{place}") };
-            Reach::in_place(repository, location, &mount_point)
-        })
-    }
-
-    /// The set itself is at place 0, what it builds on from 1 on.
-    fn of(commit: &Commit, ancestors: &[Ancestor], reach: impl Fn(&SetLocation, usize) -> Reach) -> Self {
-        let beside = |ancestor: &Ancestor| SetLocation { id: ancestor.set.clone(), ..commit.location() };
-        let ancestors = ancestors.iter().zip(1..).map(|(ancestor, place)| reach(&beside(ancestor), place)).collect();
-        Self { own: reach(&commit.location(), 0), ancestors }
-    }
-
-    /// How a process on this machine reaches them.
-    pub(crate) fn from_here(repository: &Repository, commit: &Commit, ancestors: &[Ancestor]) -> Self {
-        Self::of(commit, ancestors, |location, _| Reach::from_here(repository, location))
-    }
-
-    /// What a worker must see for it; nothing: it lies in a bucket.
-    pub(crate) fn mounts(&self) -> Vec<WorkerMount> {
-        std::iter::once(&self.own).chain(&self.ancestors).filter_map(|reach| reach.mount.clone()).collect()
-    }
 }
 
 /// Makes the containers and fills them from `source`. Returns the database container, the databases in it, and what the operator
@@ -380,7 +317,7 @@ pub(crate) async fn fill(
     what: &str,
     progress: Progress<'_>,
 ) -> Result<(Container, Vec<DatabaseName>, Vec<String>), OperationError> {
-    let Prepared { commit, keys, engine, image, cluster, plan, policy, .. } = prepared;
+    let Prepared { chosen: Chosen { commit, keys, .. }, engine, image, cluster, plan, policy, .. } = prepared;
     match plan {
         Plan::Dump(plan) => {
             let container = provision::make(run, engine, cluster, what, progress).await?;
@@ -408,8 +345,8 @@ pub(crate) async fn fill(
             Ok((container, databases, warnings.into_iter().chain(plan.warnings.iter().cloned()).collect()))
         }
         Plan::Volume(plan) => {
-            let scene = volume::Scene { control, run, engine, image, cluster, policy, source, what, progress };
-            let (container, warnings) = volume::restore(&scene, plan, keys.clone(), checks).await?;
+            let scene = VolumeScene { control, run, engine, image, policy, source, what, progress };
+            let (container, warnings) = volume::restore(&scene, cluster, plan, keys.clone(), checks).await?;
             Ok((container, plan.databases.clone(), warnings))
         }
     }

@@ -230,7 +230,7 @@ pub fn of_cluster(policy: &Policy, findings: &Findings<'_>, now: Timestamp) -> C
     });
     if let Some(open) = findings.upgrade.as_ref().filter(|upgrade| upgrade.is_open()) {
         problems.push(format!(
-            "an upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {}",
+            "an upgrade or a restore in place is open, at {}; if no pglife works on it: pglife upgrade resume {}",
             open.step, policy.name
         ));
     }

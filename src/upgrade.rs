@@ -1,4 +1,5 @@
-//! `pglife upgrade --to N`: the cluster moves to a newer major; killed anywhere, it ends *upgraded* or *as before*.
+//! `pglife upgrade --to N`: the cluster moves to a newer major; killed anywhere, it ends *upgraded* or *as before*. A restore in place
+//! ([`in_place`]) goes the same way, with data from a backup instead of those of the old server.
 //!
 //! ```text
 //! survey ─▶ findings, plan ─▶ journal: open
@@ -16,6 +17,7 @@ mod content;
 mod drive;
 mod finalize;
 mod gate;
+mod in_place;
 pub mod journal;
 mod look;
 mod maintenance;
@@ -40,9 +42,12 @@ use crate::state::Operation;
 use drive::Scene;
 use journal::{Goal, Phase};
 use look::check_findings;
+use plan::{Method, OldServer, UpgradePlan};
 use record::{check_journal, require_last};
+use transfer::Origin;
 
 pub use finalize::{By, finalize};
+pub use in_place::{InPlace, InPlaceRequest, prepare_in_place, restore_in_place};
 pub use look::{Prepared, UpgradeRequest, prepare};
 pub use overdue::{Overdue, overdue};
 pub use record::{Compared, Recorded, Report, last};
@@ -65,13 +70,29 @@ pub async fn upgrade(
     progress: Progress<'_>,
 ) -> Result<Upgraded, OperationError> {
     let plan = &prepared.plan;
-    let what = format!("upgrade of cluster \"{}\" to PostgreSQL {}", policy.name, plan.to);
-    let begins = format!("{what} did not begin");
-    check_findings(&prepared.findings, &begins, &policy.name)?;
+    let begins = format!("{plan} did not begin");
+    check_findings(&prepared.findings, &begins, &prepared.again())?;
     gate::check_window(&policy.upgrade, prepared.outside_window, Timestamp::now(), &begins)?;
     let report = gate::pass(control, policy, prepared, &begins, progress).await?;
+    carry_out(control, policy, plan, report, Origin::OldServer(prepared), progress).await
+}
+
+/// Carries out a plan, from its entry into the journal to its end.
+async fn carry_out(
+    control: &ControlPlane,
+    policy: &Policy,
+    plan: &UpgradePlan,
+    report: Report,
+    origin: Origin<'_>,
+    progress: Progress<'_>,
+) -> Result<Upgraded, OperationError> {
+    let what = format!("{plan} failed");
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
-    let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
+    let operation = match origin {
+        Origin::OldServer(_) => Operation::Upgrade,
+        Origin::Set(_) => Operation::Restore,
+    };
+    let run = control.begin(operation, &policy.name, &engine).await?;
     let ended = async {
         // Somebody may have been quicker.
         check_journal(control, policy, &what)?;
@@ -83,7 +104,7 @@ pub async fn upgrade(
             .map_err(failed(&what))?;
         let mut scene = Scene::new(control, &run, &engine, policy, plan, id, progress);
         scene.report = report;
-        match transfer::until_commit(&mut scene, prepared).await {
+        match transfer::until_commit(&mut scene, origin).await {
             Ok(()) => finish(&mut scene).await,
             Err(error) => Err(undo_after(&mut scene, error).await),
         }
@@ -91,7 +112,7 @@ pub async fn upgrade(
     .await;
     run.end(ended, |done| {
         let exit = if done.warnings.is_empty() { Exit::Ok } else { Exit::Warnings };
-        (exit, format!("PostgreSQL {} to {}", plan.from, plan.to), done.recorded.report.backup.clone())
+        (exit, plan.to_string(), done.recorded.report.backup.clone())
     })
     .await
 }
@@ -115,7 +136,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
             )),
             ..error
         }
-        .safe("the new server's data are complete and compared; the old server's are untouched and kept")
+        .safe("the new server's data are complete; the old server's are untouched and kept")
     })?;
     let mut warnings = scene.report.left_to_do.clone();
     warnings.extend(dependents);
@@ -145,8 +166,19 @@ async fn undo_after(scene: &mut Scene<'_>, error: OperationError) -> OperationEr
     }
     match go_back(scene).await {
         Ok(()) => OperationError {
-            exit: Exit::UpgradeRolledBack,
-            safe: Some(format!("cluster \"{cluster}\" serves as before; what was made for the upgrade was removed")),
+            exit: match scene.plan.method {
+                Method::Upgrade(_) => Exit::UpgradeRolledBack,
+                // A restore that failed, and nothing more.
+                Method::Restore(_) => error.exit,
+            },
+            safe: Some(match scene.plan.old_server {
+                OldServer::Serves => {
+                    format!("cluster \"{cluster}\" serves as before; what was made of the new server was removed")
+                }
+                OldServer::Runs | OldServer::Stopped => {
+                    format!("cluster \"{cluster}\" is as it was; what was made of the new server was removed")
+                }
+            }),
             ..error
         },
         Err(also) => OperationError {
@@ -176,7 +208,7 @@ pub async fn resume(
     policy: &Policy,
     progress: Progress<'_>,
 ) -> Result<Upgraded, OperationError> {
-    let what = format!("resume of the upgrade of cluster \"{}\" failed", policy.name);
+    let what = format!("resume of the {} failed", require_last(control, &policy.name)?.plan);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
     let ended = async {

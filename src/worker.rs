@@ -344,6 +344,9 @@ pub struct UnpackJob {
     pub object: Object,
     /// The volumes, where the worker sees them: new ones.
     pub volumes: Vec<String>,
+    /// Volumes in the tar that are not unpacked.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Codec threads.
     pub threads: usize,
     /// What opens a sealed object.

@@ -1,4 +1,4 @@
-//! `pglife restore`: a new cluster from a backup.
+//! `pglife restore`: a new cluster from a backup, or the cluster's own data from it.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,12 @@ use serde::Serialize;
 use super::{Context, Failure, human, output};
 use crate::backup_set::{Selector, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName};
+use crate::control::ControlPlane;
 use crate::exit::Exit;
+use crate::policy::Policy;
 use crate::restore::{self, Plan, RestoreRequest, Wanted};
+use crate::upgrade::plan::{Trial, UpgradePlan};
+use crate::upgrade::{self, InPlace, InPlaceRequest};
 use crate::worker::TableName;
 
 /// The command line.
@@ -20,8 +24,11 @@ pub(super) struct Args {
     #[arg(long, default_value = "latest", value_name = "SELECTOR")]
     backup: Selector,
     /// The new cluster; containers NAME-db and NAME-data are made for it
-    #[arg(long, value_name = "NAME")]
-    into: ClusterName,
+    #[arg(long, value_name = "NAME", required_unless_present = "in_place")]
+    into: Option<ClusterName>,
+    /// Replace the cluster's own data; the server and the data before are kept until `pglife upgrade finalize`
+    #[arg(long, conflicts_with_all = ["into", "major", "image", "database", "table"])]
+    in_place: bool,
     /// Restore into this newer major version
     #[arg(long, value_name = "MAJOR")]
     major: Option<PgMajor>,
@@ -43,6 +50,9 @@ pub(super) struct Args {
     /// Check everything and tell what would be done
     #[arg(long)]
     dry_run: bool,
+    /// With --in-place: do it; the cluster is down for a moment, and what was written since the backup is not in it afterwards
+    #[arg(long, requires = "in_place")]
+    yes: bool,
 }
 
 #[derive(Serialize)]
@@ -56,9 +66,96 @@ struct Item {
     warnings: Vec<String>,
 }
 
+/// A restore in place, as programs read it.
+#[derive(Serialize)]
+struct InPlaceItem<'a> {
+    steps: &'a [String],
+    plan: &'a UpgradePlan,
+}
+
+fn steps_in_place(in_place: &InPlace) -> Vec<String> {
+    let plan = &in_place.plan;
+    let (container, data, target) = (&plan.container, &plan.data_container, plan.trial(Trial::Target));
+    let set = in_place.how.set();
+    let mut steps = vec![match &in_place.how {
+        Plan::Dump(how) => format!(
+            "make volume {}; start PostgreSQL {} on it in {target}, which nobody knows; restore the {} databases of {set} into it; \
+             carry pg_hba.conf and pg_ident.conf over, and settings of ALTER SYSTEM",
+            plan.new_volume,
+            plan.to,
+            how.databases.len()
+        ),
+        Plan::Volume(how) => format!(
+            "make volume {}; unpack {} of {set} into it; start PostgreSQL {} on it in {target}, which nobody knows, until it has \
+             replayed its WAL",
+            plan.new_volume,
+            how.volumes.join(" "),
+            plan.to
+        ),
+    }];
+    if !plan.dependents.is_empty() {
+        steps.push(format!("stop what depends on it, in this order: {}", plan.dependents.join(", ")));
+    }
+    steps.extend([
+        format!("stop container {container}; from here on nobody is served"),
+        format!("start the new server once with every setting, in {}", plan.trial(Trial::Proof)),
+        "commit: until here a failure goes back, from here on forward".to_owned(),
+        format!(
+            "rename {container} to {}, {data} to {}; both are kept, stopped, with volume {}",
+            plan.kept_container, plan.kept_data_container, plan.old_volume
+        ),
+        format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
+    ]);
+    if !plan.dependents.is_empty() {
+        steps.push("bring back what depends on it, each when the one before it is healthy".to_owned());
+    }
+    steps.push("take the first backup".to_owned());
+    steps
+}
+
+async fn in_place(
+    control: &ControlPlane,
+    policy: &Policy,
+    request: &InPlaceRequest,
+    (dry_run, yes): (bool, bool),
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let prepared = upgrade::prepare_in_place(control, policy, request).await?;
+    let set = prepared.how.set();
+    if dry_run {
+        let steps = steps_in_place(&prepared);
+        let item = InPlaceItem { steps: &steps, plan: &prepared.plan };
+        context.output.items("InPlacePlan", &[item], |_| {
+            let mut table = output::table(&["", "WHAT"]);
+            for (number, step) in steps.iter().enumerate() {
+                table.add_row([format!("step {}", number + 1), step.clone()]);
+            }
+            table
+        })?;
+        context.output.note(&format!(
+            "nothing was done; to do it: pglife restore {} --backup {set} --in-place --yes",
+            policy.name
+        ));
+        return Ok(Exit::Ok);
+    }
+    let what = format!(
+        "replace the data of cluster \"{}\" by those of {set}; what was written since is not in it afterwards",
+        policy.name
+    );
+    context.confirm(yes, &what).await?;
+    let reporter = context.reporter();
+    let done = Box::pin(upgrade::restore_in_place(control, policy, &prepared, &|tick| reporter.tick(tick))).await;
+    reporter.finish();
+    super::upgrade::tell_end(&done?, context)
+}
+
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let control = context.control().await?;
     let source = control.configuration.select(args.cluster.as_ref())?.clone();
+    let Some(into) = args.into else {
+        let request = InPlaceRequest { backup: args.backup, repository: args.repo, identity: args.identity };
+        return in_place(&control, &source, &request, (args.dry_run, args.yes), context).await;
+    };
     let wanted = match (args.database, args.table) {
         (None, _) => Wanted::Everything,
         (Some(database), None) => Wanted::Database(database),
@@ -66,7 +163,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     };
     let request = RestoreRequest {
         backup: args.backup,
-        into: args.into,
+        into,
         repository: args.repo,
         major: args.major,
         image: args.image,

@@ -10,7 +10,7 @@ use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
 use crate::policy::UpgradeMethod;
 use crate::upgrade::journal::Phase;
-use crate::upgrade::plan::UpgradePlan;
+use crate::upgrade::plan::{Method, UpgradePlan};
 use crate::upgrade::preflight::{Finding, Severity};
 use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
 
@@ -104,7 +104,7 @@ struct Item<'a> {
     upgrade: &'a str,
     from: PgMajor,
     to: PgMajor,
-    method: &'a str,
+    method: &'a Method,
     /// `open`, `undoing`, `committed`, `upgraded`, `as-before`, `finalized`.
     phase: &'static str,
     step: &'a str,
@@ -167,17 +167,21 @@ async fn begin(
     let reporter = context.reporter();
     let done = Box::pin(upgrade::upgrade(&control, &policy, &prepared, &|tick| reporter.tick(tick))).await;
     reporter.finish();
-    let done = done?;
+    tell_end(&done?, context)
+}
+
+/// Shows how it ended.
+pub(super) fn tell_end(done: &Upgraded, context: &Context) -> Result<Exit, Failure> {
     show(&[(&done.recorded, &done.warnings)], context)?;
-    tell(&done, context);
-    Ok(upgrade::exit_of(&done))
+    tell(done, context);
+    Ok(upgrade::exit_of(done))
 }
 
 fn steps(prepared: &Prepared) -> Vec<String> {
     let plan = &prepared.plan;
     let (container, data) = (&plan.container, &plan.data_container);
     let mut steps = prepared.before.clone();
-    if plan.method == UpgradeMethod::PgUpgrade {
+    if prepared.method == UpgradeMethod::PgUpgrade {
         steps.push(format!("copy the programs of PostgreSQL {} out of {}", plan.from, plan.old_image.name));
     }
     let downtime = plan.expected_downtime.map(|seconds| format!(", for about {seconds} s")).unwrap_or_default();
@@ -191,7 +195,7 @@ fn steps(prepared: &Prepared) -> Vec<String> {
             plan.trial(upgrade::plan::Trial::Source)
         ),
     ]);
-    steps.extend(transfer_steps(plan));
+    steps.extend(transfer_steps(plan, prepared.method));
     steps.extend([
         "count and hash every row of the new server; compare with the old one".to_owned(),
         format!("start it once with every setting, in {}", plan.trial(upgrade::plan::Trial::Proof)),
@@ -211,10 +215,10 @@ fn steps(prepared: &Prepared) -> Vec<String> {
 }
 
 /// How the data go over.
-fn transfer_steps(plan: &UpgradePlan) -> Vec<String> {
+fn transfer_steps(plan: &UpgradePlan, method: UpgradeMethod) -> Vec<String> {
     let (volume, needed) = (&plan.new_volume, human::bytes(plan.needed_bytes));
     let target = plan.trial(upgrade::plan::Trial::Target);
-    match plan.method {
+    match method {
         UpgradeMethod::Dump => vec![
             format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
             format!("make volume {volume} ({needed}); start PostgreSQL {} on it in {target}", plan.to),
@@ -265,9 +269,7 @@ fn show_plan(prepared: &Prepared, blocked: bool, context: &Context) -> Result<()
     } else {
         format!(
             "nothing was done; to do it: pglife upgrade {} --to {} --method {} --yes",
-            plan.cluster,
-            plan.to,
-            plan.method.as_str()
+            plan.cluster, plan.to, plan.method
         )
     });
     Ok(())
@@ -281,7 +283,7 @@ fn show(upgrades: &[(&Recorded, &[String])], context: &Context) -> Result<(), Fa
             upgrade: &recorded.id,
             from: recorded.plan.from,
             to: recorded.plan.to,
-            method: recorded.plan.method.as_str(),
+            method: &recorded.plan.method,
             phase: recorded.phase.as_str(),
             step: &recorded.step,
             started_at: recorded.started_at,
@@ -324,6 +326,11 @@ fn tell_of(recorded: &Recorded, context: &Context) {
     let plan = &recorded.plan;
     let cluster = &plan.cluster;
     context.output.note(&match recorded.phase {
+        Phase::Upgraded if matches!(plan.method, Method::Restore(_)) => format!(
+            "the data of the backup serve; the server before is kept in {} and volume {}; back to it: pglife upgrade rollback \
+             {cluster}; when it is not needed any more: pglife upgrade finalize {cluster}",
+            plan.kept_container, plan.old_volume
+        ),
         Phase::Upgraded => format!(
             "PostgreSQL {} serves; the old server is kept in {} and volume {}; when it is not needed any more: pglife upgrade finalize {cluster}",
             plan.to, plan.kept_container, plan.old_volume
@@ -339,7 +346,7 @@ fn tell_of(recorded: &Recorded, context: &Context) {
         }
         Phase::Finalized => format!("PostgreSQL {} serves; the old server was removed", plan.to),
         Phase::Open | Phase::Undoing | Phase::Committed => format!(
-            "the upgrade is open, at {}; if no pglife works on it: pglife upgrade resume {cluster}",
+            "the {plan} is open, at {}; if no pglife works on it: pglife upgrade resume {cluster}",
             recorded.step
         ),
     });
@@ -368,10 +375,7 @@ async fn resume(which: &Which, context: &Context) -> Result<Exit, Failure> {
     let reporter = context.reporter();
     let done = Box::pin(upgrade::resume(&control, &policy, &|tick| reporter.tick(tick))).await;
     reporter.finish();
-    let done = done?;
-    show(&[(&done.recorded, &done.warnings)], context)?;
-    tell(&done, context);
-    Ok(upgrade::exit_of(&done))
+    tell_end(&done?, context)
 }
 
 async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
@@ -389,7 +393,7 @@ async fn rollback(args: &Rollback, context: &Context) -> Result<Exit, Failure> {
 async fn finalize(args: &Finalize, context: &Context) -> Result<Exit, Failure> {
     let control = context.control().await?;
     let policy = control.configuration.select(args.cluster.as_ref())?.clone();
-    let what = format!("remove the server that cluster \"{}\" had before its upgrade, with its data", policy.name);
+    let what = format!("remove the server that cluster \"{}\" had before, with its data", policy.name);
     context.confirm(args.yes, &what).await?;
     let done = upgrade::finalize(&control, &policy, upgrade::By::Command).await?;
     show(&[(&done.recorded, &done.warnings)], context)?;

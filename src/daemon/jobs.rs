@@ -222,7 +222,7 @@ async fn see_to_upgrade(job: &Job) -> Outcome {
                 Phase::Finalized => ("upgrade.finalized", "is final: the server before it was removed"),
                 _ => ("upgrade.resumed", "was cut, and was carried to its end: the new server serves"),
             };
-            let mut text = format!("the upgrade from PostgreSQL {} to {} {said}", plan.from, plan.to);
+            let mut text = format!("the {plan} {said}");
             for warning in &done.warnings {
                 text.push_str("; ");
                 text.push_str(warning);

@@ -28,7 +28,7 @@ fn dump_before<'s>(sets: &'s [Commit], copy: &Commit) -> Option<&'s Commit> {
 /// The facts of the dump before the set of `prepared`, where there are any that can be read. What is wrong with another backup is
 /// no reason not to prove this one.
 pub(super) fn facts(control: &ControlPlane, prepared: &Prepared) -> Option<(SetId, Facts)> {
-    let (repository, commit) = (&prepared.repository, &prepared.commit);
+    let (repository, commit) = (&prepared.chosen.repository, &prepared.chosen.commit);
     let catalogue = catalogue::read(control, repository, Some(&commit.cluster));
     let found = catalogue
         .and_then(|catalogue| dump_before(&catalogue.sets, commit).map_or(Ok(None), |dump| read(prepared, dump)));
@@ -40,13 +40,13 @@ pub(super) fn facts(control: &ControlPlane, prepared: &Prepared) -> Option<(SetI
 
 fn read(prepared: &Prepared, dump: &Commit) -> Result<Option<(SetId, Facts)>, OperationError> {
     let what = || format!("the facts of {} cannot be read", dump.set);
-    let keys = prepared.keys.as_ref();
+    let keys = prepared.chosen.keys.as_ref();
     if dump.encryption.is_some() && keys.is_none() {
         return Ok(None);
     }
-    let manifest = catalogue::manifest(&prepared.repository, dump, keys)?;
+    let manifest = catalogue::manifest(&prepared.chosen.repository, dump, keys)?;
     let Some(object) = manifest.facts().filter(|object| object.plain.bytes <= LARGEST) else { return Ok(None) };
-    let stored = prepared.repository.store().read_small(&key(dump.location().key(&object.name)), 2 * LARGEST);
+    let stored = prepared.chosen.repository.store().read_small(&key(dump.location().key(&object.name)), 2 * LARGEST);
     let stored = stored.map_err(failed(what()))?;
     let damaged = || OperationError::new(Exit::VerifyFailed, what());
     if Measured::of(&stored) != object.stored {

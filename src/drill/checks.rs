@@ -42,8 +42,8 @@ pub(super) async fn check(
         login,
         major,
         place: source.own.place.clone(),
-        facts: prepared.manifest.facts().cloned(),
-        keys: prepared.keys.clone(),
+        facts: prepared.chosen.manifest.facts().cloned(),
+        keys: prepared.chosen.keys.clone(),
         beside,
         databases,
         structure: is_volume && looks_at_structure(major),
@@ -73,8 +73,8 @@ pub(super) async fn check_pages(
         network: WorkerNetwork::Nothing,
         serves: false,
     };
-    let Some((_, copy)) = prepared.manifest.volume() else { return Ok(()) };
-    let server = &prepared.manifest.server;
+    let Some((_, copy)) = prepared.chosen.manifest.volume() else { return Ok(()) };
+    let server = &prepared.chosen.manifest.server;
     let job = PagesJob {
         major: server.major,
         pgdata: copy.pgdata.clone(),

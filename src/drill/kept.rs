@@ -95,7 +95,7 @@ pub(super) async fn keep(
     progress(Tick::Step("keeping the server".to_owned()));
     let until = Timestamp::now() + wish.lifetime.as_signed();
     let until = until.round(jiff::Unit::Second).unwrap_or(until);
-    let plan = plan(&prepared.cluster, wish.port, until, throwaway::settings(&prepared.manifest));
+    let plan = plan(&prepared.cluster, wish.port, until, throwaway::settings(&prepared.chosen.manifest));
     engine.stop(&found.id, provision::STOP_PATIENCE).await.map_err(failed(what))?;
     engine.remove_container(&found.id).await.map_err(failed(what))?;
     let container = provision::make_database(run, engine, &plan, what, progress).await?;
@@ -109,7 +109,7 @@ pub(super) async fn keep(
     let psql = format!("psql -U {}", plan.bootstrap_role);
     let mut connect = vec![format!("docker exec -it {} {psql}", container.name)];
     if let Some(address) = plan.publish {
-        let who = match prepared.commit.kind {
+        let who = match prepared.chosen.commit.kind {
             Kind::Dump => "ROLE",
             Kind::Volume => "ROLE_THAT_PG_HBA_LETS_IN",
         };

@@ -62,8 +62,8 @@ pub(super) async fn fetch(
     what: &str,
     progress: Progress<'_>,
 ) -> Result<Source, OperationError> {
-    let ancestors = prepared.manifest.ancestors();
-    let source = Source::in_place(&prepared.repository, &prepared.commit, ancestors);
+    let ancestors = prepared.chosen.manifest.ancestors();
+    let source = Source::in_place(&prepared.chosen.repository, &prepared.chosen.commit, ancestors);
     if source.own.mount.is_some() {
         return Ok(source);
     }
@@ -92,7 +92,7 @@ pub(super) async fn fetch(
     let mut jobs = vec![CopyJob {
         from: source.own.place,
         to: inside(None),
-        objects: catalogue::stored_objects(&prepared.repository, &prepared.commit)?,
+        objects: catalogue::stored_objects(&prepared.chosen.repository, &prepared.chosen.commit)?,
     }];
     for (place, (ancestor, reach)) in ancestors.iter().zip(source.ancestors).enumerate() {
         let objects = vec![StoredObject { name: ancestor.name.clone(), stored: ancestor.stored }];

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Ancestor, Kind, Manifest, Moved, Object, SetId, Sorting};
-use crate::cluster::{ClusterName, DatabaseName, PgMajor};
+use crate::cluster::{ClusterName, DatabaseName, PgMajor, VolumeName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
@@ -33,8 +33,11 @@ pub struct VolumeRestorePlan {
     pub object: Object,
     /// What it is put together from, where the object does not hold all of it.
     pub chain: Option<Chain>,
-    /// The volumes in it.
+    /// The volumes in it that are restored.
     pub volumes: Vec<String>,
+    /// Those that are not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// The databases that come with them.
     pub databases: Vec<DatabaseName>,
     /// Codec threads.
@@ -114,6 +117,7 @@ pub fn plan_volume_restore(
         object: object.clone(),
         chain,
         volumes: copy.volumes.clone(),
+        left_out: vec![],
         databases: manifest
             .server
             .databases
@@ -135,6 +139,17 @@ pub fn plan_volume_restore(
 }
 
 impl VolumeRestorePlan {
+    /// Whether the data directory is one of pglife's image as it is.
+    pub(crate) fn is_of_our_image(&self) -> bool {
+        self.settle_in.is_none()
+    }
+
+    /// Leaves out all volumes but `volume`.
+    pub(crate) fn only(&mut self, volume: &str) {
+        let volumes = std::mem::take(&mut self.volumes);
+        (self.volumes, self.left_out) = volumes.into_iter().partition(|one| one == volume);
+    }
+
     /// Bytes of the tar.
     pub(crate) fn tar_bytes(&self) -> u64 {
         self.chain.as_ref().map_or(self.object.plain.bytes, |chain| chain.tar_bytes)
@@ -147,6 +162,7 @@ impl VolumeRestorePlan {
             place: source.own.place.clone(),
             object: self.object.clone(),
             volumes: self.volumes.clone(),
+            left_out: self.left_out.clone(),
             threads: self.threads,
             keys,
             chain: self.chain.as_ref().map(|chain| ChainJob {
@@ -161,30 +177,31 @@ impl VolumeRestorePlan {
 }
 
 /// What is needed to do it.
-pub(super) struct Scene<'a> {
-    pub(super) control: &'a ControlPlane,
-    pub(super) run: &'a Run<'a>,
-    pub(super) engine: &'a Engine,
-    pub(super) image: &'a Image,
-    pub(super) cluster: &'a ClusterPlan,
-    pub(super) policy: &'a Policy,
-    pub(super) source: &'a Source,
-    pub(super) what: &'a str,
-    pub(super) progress: Progress<'a>,
+pub(crate) struct VolumeScene<'a> {
+    pub(crate) control: &'a ControlPlane,
+    pub(crate) run: &'a Run<'a>,
+    pub(crate) engine: &'a Engine,
+    pub(crate) image: &'a Image,
+    pub(crate) policy: &'a Policy,
+    pub(crate) source: &'a Source,
+    pub(crate) what: &'a str,
+    pub(crate) progress: Progress<'a>,
 }
 
 /// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency, and what the
 /// operator should read. What was checked on the way is added to `checks`; on files that are not what was copied no server is started.
 pub(super) async fn restore(
-    scene: &Scene<'_>,
+    scene: &VolumeScene<'_>,
+    cluster: &ClusterPlan,
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
 ) -> Result<(Container, Vec<String>), OperationError> {
-    let &Scene { control, run, engine, image, cluster, policy, what, progress, .. } = scene;
+    let &VolumeScene { control, run, engine, image, policy, what, progress, .. } = scene;
     provision::make_data(run, engine, cluster, what, progress).await?;
     progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
-    let sorts_otherwise = unpack(scene, plan, keys, checks).await?;
+    let volumes = cluster.volumes().map(|(volume, destination)| (volume, destination.to_owned()));
+    let sorts_otherwise = unpack(scene, (volumes.collect(), cluster.network.as_deref()), plan, keys, checks).await?;
     if let Some(failed) = checks.iter().find(|check| check.outcome == Outcome::Failed) {
         let what = format!("{what}: its files are not what was copied: {}", failed.found.join("; "));
         return Err(OperationError::new(Exit::VerifyFailed, what).next("restore another backup: pglife backups list"));
@@ -214,24 +231,24 @@ pub(super) async fn restore(
     Ok((container, warnings?))
 }
 
-async fn unpack(
-    scene: &Scene<'_>,
+/// Has a worker unpack into the volumes, each at its place, and checks what it unpacked; a bucket is reached through `network`. Returns
+/// what sorts text otherwise than it did for the source.
+pub(crate) async fn unpack(
+    scene: &VolumeScene<'_>,
+    (volumes, network): (Vec<(VolumeName, String)>, Option<&str>),
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
 ) -> Result<Vec<String>, OperationError> {
-    let &Scene { control, run, engine, image, cluster, policy, source, what, progress } = scene;
-    let mount = |source: String, destination: &str, writable| WorkerMount {
-        source,
-        destination: destination.to_owned(),
-        writable,
-    };
-    let mut mounts: Vec<WorkerMount> =
-        cluster.volumes().map(|(volume, destination)| mount(volume.to_string(), destination, true)).collect();
+    let &VolumeScene { control, run, engine, image, policy, source, what, progress } = scene;
+    let mut mounts: Vec<WorkerMount> = volumes
+        .into_iter()
+        .map(|(volume, destination)| WorkerMount { source: volume.to_string(), destination, writable: true })
+        .collect();
     let reached = source.mounts();
     let network = if reached.is_empty() {
         // Docker's own bridge, or where the server will be.
-        WorkerNetwork::Named(cluster.network.clone().unwrap_or_else(|| "bridge".to_owned()))
+        WorkerNetwork::Named(network.unwrap_or("bridge").to_owned())
     } else {
         WorkerNetwork::Nothing
     };
@@ -285,14 +302,14 @@ async fn changes_of_sorting(
 
 /// Builds anew the indexes that are in the order of a library that the new image has in another version: searches in them would
 /// miss rows. Returns what the operator should read.
-async fn renew(
-    scene: &Scene<'_>,
+pub(crate) async fn renew(
+    scene: &VolumeScene<'_>,
     plan: &VolumeRestorePlan,
     session: &mut Session,
     container: &Container,
     sorts_otherwise: &[String],
 ) -> Result<Vec<String>, OperationError> {
-    let &Scene { control, policy, what, progress, .. } = scene;
+    let &VolumeScene { control, policy, what, progress, .. } = scene;
     let mut warnings = plan.warnings.clone();
     if sorts_otherwise.is_empty() {
         return Ok(warnings);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
 use super::maintenance;
-use super::plan::{Trial, UpgradePlan};
+use super::plan::{Method, OldServer, Trial, UpgradePlan};
 use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
@@ -55,7 +55,7 @@ impl<'a> Scene<'a> {
         id: String,
         progress: Progress<'a>,
     ) -> Self {
-        let what = format!("upgrade of cluster \"{}\" to PostgreSQL {} failed", plan.cluster, plan.to);
+        let what = format!("{plan} failed");
         Self { control, run, engine, policy, plan, id, report: Report::default(), progress, what }
     }
 
@@ -191,6 +191,8 @@ impl<'a> Scene<'a> {
             new_volume: !self.report.keep_new_volume
                 && self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
             policy_is_new: as_new == text,
+            policy_changes: plan.changes_policy(),
+            ran: plan.old_server != OldServer::Stopped,
             restarts: old_is_there
                 && restarts(&self.engine.restart_policy(&plan.old_container_id).await.map_err(self.failed())?),
             had_restarts: restarts(&plan.restart),
@@ -202,7 +204,7 @@ impl<'a> Scene<'a> {
         for _ in 0..MOST_ACTIONS {
             match next(goal, self.observe().await?) {
                 Next::Done => {
-                    if goal == Goal::AsBefore {
+                    if goal == Goal::AsBefore && self.plan.old_server == OldServer::Serves {
                         self.check_old_serving().await?;
                     }
                     return Ok(());
@@ -469,6 +471,10 @@ impl<'a> Scene<'a> {
         let mut command = body.cmd.take().unwrap_or_else(|| vec!["postgres".to_owned()]);
         // It must not write into the archive of the old server.
         command.extend(["-c", "archive_mode=off"].map(str::to_owned));
+        if matches!(plan.method, Method::Restore(_)) {
+            // Its subscriptions are those of the old server, which may serve meanwhile.
+            command.extend(["-c", "max_logical_replication_workers=0"].map(str::to_owned));
+        }
         if trial == Trial::Target {
             command.extend(["-c", "ssl=off"].map(str::to_owned));
             let environment = body.env.get_or_insert_default();

@@ -24,7 +24,7 @@ pub enum By {
 
 /// Removes the old server for good.
 pub async fn finalize(control: &ControlPlane, policy: &Policy, by: By) -> Result<Upgraded, OperationError> {
-    let what = format!("finalize of the upgrade of cluster \"{}\" did not begin", policy.name);
+    let what = format!("finalize of the {} did not begin", require_last(control, &policy.name)?.plan);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
     let ended = async {

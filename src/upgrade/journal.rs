@@ -104,8 +104,12 @@ pub struct Observed {
     pub data_aside: bool,
     /// The new data volume is there.
     pub new_volume: bool,
-    /// The policy says the new major.
+    /// The policy says what it says with the new server.
     pub policy_is_new: bool,
+    /// It says something else with the old one.
+    pub policy_changes: bool,
+    /// The old server ran before.
+    pub ran: bool,
     /// The old database container has its own restart policy, not `no`.
     pub restarts: bool,
     /// It had one other than `no` before.
@@ -215,7 +219,7 @@ fn forward(seen: Observed) -> Next {
         }
         (Seat::Empty, _) => Action::MakeDatabase,
         (Seat::New { running: false }, _) => Action::StartNew,
-        _ if !seen.policy_is_new => Action::WritePolicy,
+        _ if seen.policy_changes && !seen.policy_is_new => Action::WritePolicy,
         _ => return Next::Done,
     };
     Next::Do(action)
@@ -229,9 +233,9 @@ fn backward(seen: Observed) -> Next {
         (_, Seat::Empty) => return Next::Stuck("the old data container is gone"),
         (Seat::Empty, _) if seen.database_aside => Action::BringDatabaseBack,
         (Seat::Empty, _) => return Next::Stuck("the old database container is gone"),
-        _ if seen.policy_is_new => Action::RestorePolicy,
+        _ if seen.policy_changes && seen.policy_is_new => Action::RestorePolicy,
         // The old server serves before anything is cleared away.
-        (Seat::Old { running: false }, _) => Action::StartOld,
+        (Seat::Old { running: false }, _) if seen.ran => Action::StartOld,
         _ if seen.had_restarts && !seen.restarts => Action::RestoreRestart,
         _ if seen.new_volume => Action::RemoveNewVolume,
         _ => return Next::Done,

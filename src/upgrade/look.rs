@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::carried;
 use super::gate;
 use super::old_programs;
-use super::plan::{self, PinnedImage, Trial, UpgradePlan};
+use super::plan::{self, Method, OldServer, PinnedImage, Trial, UpgradePlan};
 use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
 use super::rehearsal;
@@ -50,6 +50,8 @@ pub struct Prepared {
     pub findings: Vec<Finding>,
     /// What is done while the cluster still serves.
     pub before: Vec<String>,
+    /// How the data go over.
+    pub method: UpgradeMethod,
     /// What the new image has beside the server.
     pub(super) installation: Installation,
     /// What the old server is like, and the new one must be.
@@ -64,7 +66,15 @@ pub struct Prepared {
     pub(super) outside_window: bool,
 }
 
-fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationError> {
+impl Prepared {
+    /// The command that looks again.
+    pub(super) fn again(&self) -> String {
+        format!("pglife upgrade {} --to {} --plan", self.plan.cluster, self.plan.to)
+    }
+}
+
+/// The containers of a cluster that pglife can replace.
+pub(super) fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationError> {
     match (&policy.layout, &policy.login) {
         (Layout::Managed(managed), Login::Socket { .. }) => Ok(managed),
         (Layout::Managed(_), Login::Tcp { .. }) => Err(OperationError::new(
@@ -74,12 +84,9 @@ fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationE
         .next("take `password_file` out of the policy: pglife's own images let it in by the socket")),
         (Layout::Adopted(_), _) => Err(OperationError::new(
             Exit::Refused,
-            format!("{what}: it is adopted, and this version upgrades only clusters that pglife made"),
+            format!("{what}: it is adopted, and this version replaces only containers that pglife made"),
         )
-        .next(format!(
-            "restore a backup of it into a new cluster: pglife restore {} --into NAME --major N",
-            policy.name
-        ))),
+        .next(format!("restore a backup of it into a new cluster: pglife restore {} --into NAME", policy.name))),
     }
     .map_err(|error| error.safe("nothing was touched"))
 }
@@ -162,7 +169,8 @@ async fn look(
         version: plan::PLAN_VERSION,
         cluster: policy.name.clone(),
         host: policy.host.clone(),
-        method,
+        method: Method::Upgrade(method),
+        old_server: OldServer::Serves,
         from: profile.major,
         to: request.to,
         old_image: PinnedImage { name: container.image.clone(), id: container.image_id.clone() },
@@ -174,12 +182,7 @@ async fn look(
         old_container_id: container.id.clone(),
         old_data_container_id: data.id.clone(),
         new_volume: VolumeName::new(format!("pglife-{}-data-pg{}", policy.name, request.to)).expect("it fits"),
-        shared: data
-            .mounts
-            .iter()
-            .filter(|mount| mount.destination != "/data")
-            .map(|mount| (mount.source.clone(), mount.destination.clone()))
-            .collect(),
+        shared: shared(&data),
         old_volume,
         restart: engine.restart_policy(&container.id).await.map_err(failed(what))?,
         bootstrap_role: profile.bootstrap_role.clone(),
@@ -210,6 +213,7 @@ async fn look(
         plan,
         findings,
         before: gate::steps(&policy.upgrade, request.rehearse),
+        method,
         installation,
         parity: old_programs::parity(&profile, &survey),
         data_directory: survey.data_directory,
@@ -219,20 +223,31 @@ async fn look(
     })
 }
 
-async fn names_taken(engine: &Engine, plan: &UpgradePlan, what: &str) -> Result<Vec<Finding>, OperationError> {
+/// The volumes of a data container beside that of the data: source and destination.
+pub(super) fn shared(data: &Container) -> Vec<(String, String)> {
+    let others = data.mounts.iter().filter(|mount| mount.destination != "/data");
+    others.map(|mount| (mount.source.clone(), mount.destination.clone())).collect()
+}
+
+/// Names that the plan needs and somebody else has.
+pub(super) async fn names_taken(
+    engine: &Engine,
+    plan: &UpgradePlan,
+    what: &str,
+) -> Result<Vec<Finding>, OperationError> {
     let mut findings = Vec::new();
     let trials = Trial::ALL.map(|trial| plan.trial(trial));
     for name in [&plan.kept_container, &plan.kept_data_container].into_iter().chain(&trials) {
         if engine.container(name.as_str()).await.map_err(failed(what))?.is_some() {
             findings.push(Finding::blocks(
-                format!("there is a container \"{name}\", whose name the upgrade needs"),
+                format!("there is a container \"{name}\", whose name is needed"),
                 format!("look at what it is (docker inspect {name}); rename or remove it"),
             ));
         }
     }
     if engine.volume(&plan.new_volume).await.map_err(failed(what))?.is_some() {
         findings.push(Finding::blocks(
-            format!("there is a volume \"{}\", whose name the upgrade needs", plan.new_volume),
+            format!("there is a volume \"{}\", whose name is needed", plan.new_volume),
             format!("if nothing needs it any more: docker volume rm {}", plan.new_volume),
         ));
     }
@@ -314,7 +329,7 @@ pub(super) async fn survey_of(
 }
 
 /// Refuses where something blocks.
-pub(super) fn check_findings(findings: &[Finding], what: &str, cluster: &ClusterName) -> Result<(), OperationError> {
+pub(super) fn check_findings(findings: &[Finding], what: &str, again: &str) -> Result<(), OperationError> {
     let blocking: Vec<&Finding> = findings.iter().filter(|finding| finding.severity == Severity::Blocks).collect();
     if blocking.is_empty() {
         return Ok(());
@@ -323,5 +338,5 @@ pub(super) fn check_findings(findings: &[Finding], what: &str, cluster: &Cluster
         blocking.iter().map(|one| format!("\n  - {}\n      {}", one.what, one.remedy)).collect::<Vec<_>>().concat();
     Err(OperationError::new(Exit::Refused, format!("{what}: {} things stand in its way:{list}", blocking.len()))
         .safe("nothing was touched")
-        .next(format!("mend them, then look again: pglife upgrade {cluster} --to MAJOR --plan")))
+        .next(format!("mend them, then: {again}")))
 }

@@ -13,7 +13,7 @@ use crate::consul::{Consul, ConsulError};
 
 /// Puts the cluster's services into maintenance; what went wrong, if something did.
 pub(super) async fn begin(consul: &Consul, plan: &UpgradePlan, run: &str) -> Option<String> {
-    let reason = format!("{}PostgreSQL {} to {}, run {run}", words(plan), plan.from, plan.to);
+    let reason = format!("{}{plan}, run {run}", words(plan));
     let told = async {
         let (services, checks) = (consul.services().await?, consul.checks().await?);
         let own = consul.database_service_id(&plan.cluster);
@@ -40,7 +40,7 @@ pub(super) async fn end(consul: &Consul, plan: &UpgradePlan) -> Option<String> {
 
 /// What every reason begins with.
 fn words(plan: &UpgradePlan) -> String {
-    format!("pglife upgrade of {}: ", plan.cluster)
+    format!("pglife on {}: ", plan.cluster)
 }
 
 fn trouble(told: Result<(), ConsulError>, way: &str) -> Option<String> {
@@ -105,11 +105,11 @@ mod tests {
             notes: notes.to_owned(),
         };
         let checks = BTreeMap::from([
-            ("_service_maintenance:a".to_owned(), check("a", "pglife upgrade of shop: PostgreSQL 17 to 18")),
+            ("_service_maintenance:a".to_owned(), check("a", "pglife on shop: upgrade")),
             ("_service_maintenance:b".to_owned(), check("b", "the disk is being changed")),
-            ("_service_maintenance:c".to_owned(), check("c", "pglife upgrade of shop2: PostgreSQL 17 to 18")),
-            ("another".to_owned(), check("a", "pglife upgrade of shop: a check of somebody's")),
+            ("_service_maintenance:c".to_owned(), check("c", "pglife on shop2: upgrade")),
+            ("another".to_owned(), check("a", "pglife on shop: a check of somebody's")),
         ]);
-        assert_eq!(ours(&checks, "pglife upgrade of shop: "), ["a"]);
+        assert_eq!(ours(&checks, "pglife on shop: "), ["a"]);
     }
 }

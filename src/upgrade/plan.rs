@@ -1,7 +1,10 @@
-//! What an upgrade will do, every name fixed before it begins.
+//! What an upgrade, or a restore in place, will do: every name fixed before it begins.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backup_set::SetId;
 use crate::cluster::{ClusterName, ContainerName, DatabaseName, HostName, PgMajor, RoleName, VolumeName};
 use crate::docker::body::RestartPolicy;
 use crate::policy::UpgradeMethod;
@@ -9,7 +12,59 @@ use crate::policy::UpgradeMethod;
 /// Version of the frozen plan; a newer one is refused.
 pub const PLAN_VERSION: u32 = 1;
 
-/// Every name, image, volume and option of one upgrade.
+/// Where the data of the new server come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Method {
+    /// From the old server, which is of an older major.
+    Upgrade(UpgradeMethod),
+    /// From a backup; the old server has the same major.
+    Restore(SetId),
+}
+
+/// What a restore in place is told by, before its set.
+const RESTORE: &str = "restore of ";
+
+impl fmt::Display for Method {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upgrade(method) => out.write_str(method.as_str()),
+            Self::Restore(set) => write!(out, "{RESTORE}{set}"),
+        }
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> Self {
+        method.to_string()
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix(RESTORE) {
+            None => text.parse().map(Self::Upgrade),
+            Some(set) => SetId::new(set).map(Self::Restore).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// What the old server did when the plan was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldServer {
+    /// It answered.
+    #[default]
+    Serves,
+    /// Its container ran, and nobody could log in.
+    Runs,
+    /// Its container did not run.
+    Stopped,
+}
+
+/// Every name, image, volume and option of one upgrade or restore in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpgradePlan {
     /// Format version.
@@ -19,7 +74,10 @@ pub struct UpgradePlan {
     /// Its host.
     pub host: HostName,
     /// How the data go over.
-    pub method: UpgradeMethod,
+    pub method: Method,
+    /// What the old server did.
+    #[serde(default)]
+    pub old_server: OldServer,
     /// The major it has.
     pub from: PgMajor,
     /// The major it gets.
@@ -50,7 +108,7 @@ pub struct UpgradePlan {
     pub restart: RestartPolicy,
     /// The role that initdb makes.
     pub bootstrap_role: RoleName,
-    /// The old server's system identifier.
+    /// The old server's system identifier; where it did not answer, the one of the backup.
     pub system_identifier: u64,
     /// Size of a WAL segment in bytes.
     pub wal_segment_bytes: u64,
@@ -117,7 +175,22 @@ impl Trial {
     pub const ALL: [Self; 3] = [Self::Source, Self::Target, Self::Proof];
 }
 
+/// What it is, for people: `upgrade of cluster "shop" to PostgreSQL 18`.
+impl fmt::Display for UpgradePlan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.method {
+            Method::Upgrade(_) => write!(out, "upgrade of cluster \"{}\" to PostgreSQL {}", self.cluster, self.to),
+            method @ Method::Restore(_) => write!(out, "{method} in place of cluster \"{}\"", self.cluster),
+        }
+    }
+}
+
 impl UpgradePlan {
+    /// Whether the policy says something else afterwards.
+    pub fn changes_policy(&self) -> bool {
+        self.from != self.to || self.policy_image.is_some()
+    }
+
     /// The name of a container for work or proof.
     pub fn trial(&self, trial: Trial) -> ContainerName {
         let what = match trial {
@@ -132,6 +205,18 @@ impl UpgradePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_is_read_as_it_is_written() {
+        let set = SetId::new("20261127T010203Z-shop-abcdef").expect("an id");
+        for method in
+            [Method::Upgrade(UpgradeMethod::Dump), Method::Upgrade(UpgradeMethod::PgUpgrade), Method::Restore(set)]
+        {
+            let text = serde_json::to_string(&method).expect("JSON");
+            assert_eq!(serde_json::from_str::<Method>(&text).expect("JSON"), method, "{text}");
+        }
+        assert!(Method::try_from("restore of ".to_owned()).is_err());
+    }
 
     #[test]
     fn the_expected_downtime_grows_with_the_data_and_with_the_schema() {

@@ -149,14 +149,13 @@ pub(super) fn check_journal(control: &ControlPlane, policy: &Policy, what: &str)
     let cluster = &policy.name;
     let refused = match last.phase {
         Phase::Open | Phase::Undoing | Phase::Committed => {
-            OperationError::new(Exit::LockBusy, format!("{what}: an upgrade to {} is open", last.plan.to))
+            OperationError::new(Exit::LockBusy, format!("{what}: the {} is open", last.plan))
                 .next(format!("pglife upgrade resume {cluster}"))
         }
-        Phase::Upgraded => OperationError::new(
-            Exit::Refused,
-            format!("{what}: the server before the last upgrade, PostgreSQL {}, is still kept", last.plan.from),
-        )
-        .next(format!("pglife upgrade finalize {cluster} --yes, or pglife upgrade rollback {cluster}")),
+        Phase::Upgraded => {
+            OperationError::new(Exit::Refused, format!("{what}: the server before the {} is still kept", last.plan))
+                .next(format!("pglife upgrade finalize {cluster} --yes, or pglife upgrade rollback {cluster}"))
+        }
         Phase::AsBefore | Phase::Finalized => return Ok(()),
     };
     Err(refused.safe("nothing was touched"))

@@ -4,6 +4,7 @@
 //! look while it serves: did anybody write? ─ yes, not accepted ─▶ refused, nothing touched
 //!   ─▶ journal: committed (cut here, it goes forward) ─▶ new server stopped ─▶ control file: did anybody write meanwhile?
 //!       ├─ nobody ─────────────▶ journal: undoing ─▶ the old server serves
+//!       ├─ somebody, or the server itself ─▶ looked at again, where nobody finds it ─▶ nobody, or yes
 //!       ├─ yes, not accepted ──▶ the new server serves again, refused
 //!       └─ yes, accepted ──────▶ journal: undoing, keep the new volume ─▶ backup of the new server, where nobody finds it
 //!                                  ├─ taken ──▶ the volume goes  ─▶ the old server serves
@@ -40,7 +41,7 @@ pub async fn rollback(
     accept_data_loss: bool,
     progress: Progress<'_>,
 ) -> Result<Upgraded, OperationError> {
-    let what = format!("rollback of the upgrade of cluster \"{}\" did not begin", policy.name);
+    let what = format!("rollback of the {} did not begin", require_last(control, &policy.name)?.plan);
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Upgrade, &policy.name, &engine).await?;
     let ended = async {
@@ -109,7 +110,7 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
             Seen::Unknown("an earlier pglife committed the upgrade, and noted nothing to compare with".to_owned())
         }
         (None, Some(next)) => Seen::Nothing { next },
-        (Some(container), Some(at_commit)) => look(scene, container, at_commit, accepted).await,
+        (Some(container), Some(at_commit)) => look(scene, &scene.new_policy(), container, (at_commit, accepted)).await,
     };
     let expected = match seen {
         Seen::Nothing { next } => Some(next),
@@ -122,7 +123,7 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
     };
     // Cut after this, a resume has the new server serve again.
     scene.phase(Phase::Committed)?;
-    scene.close(&format!("rollback to PostgreSQL {}", scene.plan.from)).await?;
+    scene.close(&format!("rollback of the {}", scene.plan)).await?;
     let step = scene.step("leave-new-server")?;
     scene.stop_new().await?;
     let control = scene.control_file().await;
@@ -139,7 +140,11 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
         return Ok(Left::Written);
     }
     let why = match control {
-        Ok(control) if control.is_shut_down() => "somebody wrote to the new server while it was looked at".to_owned(),
+        // The server itself may have written meanwhile: autovacuum, for example. Nobody finds it now.
+        Ok(control) if control.is_shut_down() => match look_again(scene, last).await? {
+            None => return Ok(Left::Untouched),
+            Some(why) => format!("somebody wrote to the new server while it was looked at: {why}"),
+        },
         Ok(control) => format!("the new server did not shut down in order ({}), so that nobody can say", control.state),
         Err(error) => format!("the new server's control file cannot be read: {}", error.chain()),
     };
@@ -166,9 +171,27 @@ fn refused(scene: &Scene<'_>, last: &Recorded, why: &str) -> OperationError {
     ))
 }
 
-/// Looks at the server in `container` while it serves. What it says is only told, so every error is an answer.
-async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted: bool) -> Seen {
-    let (databases, next, writing) = match transactions(scene, container).await {
+/// Looks at the new server once more, where no client finds it. None: nobody wrote to it.
+async fn look_again(scene: &Scene<'_>, last: &Recorded) -> Result<Option<String>, OperationError> {
+    let Some(at_commit) = last.report.next_transaction else {
+        return Ok(Some("nothing was noted at the commit".to_owned()));
+    };
+    let step = scene.step("look-again")?;
+    let container = scene.start_trial(Trial::Proof).await?;
+    let policy = scene.fenced_policy();
+    scene.answer(&policy, &container, &scene.new_image().await?, provision::FIRST_START_SECONDS).await?;
+    let seen = look(scene, &policy, &container, (at_commit, false)).await;
+    scene.remove_trial(Trial::Proof).await?;
+    drop(step);
+    Ok(match seen {
+        Seen::Nothing { .. } => None,
+        Seen::Something(why) | Seen::Unknown(why) => Some(why),
+    })
+}
+
+/// Looks at the server in `container`, which runs. What it says is only told, so every error is an answer.
+async fn look(scene: &Scene<'_>, policy: &Policy, container: &Container, (at_commit, accepted): (u64, bool)) -> Seen {
+    let (databases, next, writing) = match transactions(scene, policy, container).await {
         Ok(found) => found,
         Err(error) => return Seen::Unknown(error.chain()),
     };
@@ -182,13 +205,13 @@ async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted
         return Seen::Something("transactions write to the new server just now".to_owned());
     }
     let Some(then) = content::kept(scene) else {
-        return Seen::Unknown(format!("the facts of the commit are gone, and {} transactions wrote", next - at_commit));
+        let count = next - at_commit;
+        return Seen::Unknown(format!("what it held at the commit is not known, and {count} transactions wrote"));
     };
     scene.say("comparing the new server with what it held at the commit");
-    let policy = scene.new_policy();
     let facts = async {
         let image = scene.new_image().await?;
-        content::facts_of(scene, &policy, container, &image, &databases, Some(&then)).await
+        content::facts_of(scene, policy, container, &image, &databases, Some(&then)).await
     };
     match facts.await {
         Ok(now) => match written(&then, &now) {
@@ -212,11 +235,12 @@ async fn look(scene: &Scene<'_>, container: &Container, at_commit: u64, accepted
 /// is starting.
 async fn transactions(
     scene: &Scene<'_>,
+    policy: &Policy,
     container: &Container,
 ) -> Result<(Vec<DatabaseName>, u64, bool), OperationError> {
-    let (policy, image) = (scene.new_policy(), scene.new_image().await?);
-    let (session, profile) = scene.enter(&policy, container, &image, vec![], 10).await?;
-    let (login, _) = scene.control.login(&policy, container)?;
+    let image = scene.new_image().await?;
+    let (session, profile) = scene.enter(policy, container, &image, vec![], 10).await?;
+    let (login, _) = scene.control.login(policy, container)?;
     let counted = |event| match event {
         Event::Transactions { next, writing } => Some((next, writing)),
         _ => None,

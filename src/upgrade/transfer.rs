@@ -2,11 +2,13 @@
 //! what comes before and after is the same for all of them.
 
 mod as_files;
+mod from_set;
 mod through_backup;
 
 use jiff::Timestamp;
 
 use super::drive::{STOP_PATIENCE, Scene, no_restart};
+use super::in_place::InPlace;
 use super::journal::Phase;
 use super::look::{Prepared, check_findings, survey_of};
 use super::old_programs::parity;
@@ -24,11 +26,23 @@ use crate::provision;
 use crate::worker::pg_upgrade::{OLD_DATA, OldPrograms};
 use crate::worker::{Event, Renewal, Request, SettleJob};
 
+/// Where the data come from, with all that was prepared for it.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// From the old server.
+    OldServer(&'a Prepared),
+    /// From a backup.
+    Set(&'a InPlace),
+}
+
 /// Does everything up to the commit, and the commit.
-pub(super) async fn until_commit(scene: &mut Scene<'_>, prepared: &Prepared) -> Result<(), OperationError> {
-    let plan = scene.plan;
+pub(super) async fn until_commit(scene: &mut Scene<'_>, origin: Origin<'_>) -> Result<(), OperationError> {
+    let prepared = match origin {
+        Origin::OldServer(prepared) => prepared,
+        Origin::Set(in_place) => return from_set::until_commit(scene, in_place).await,
+    };
     // The cluster serves meanwhile.
-    let old_programs = match plan.method {
+    let old_programs = match prepared.method {
         UpgradeMethod::Dump => None,
         UpgradeMethod::PgUpgrade => {
             let step = scene.step("programs")?;
@@ -58,16 +72,7 @@ async fn from_stop_to_commit(
     old_programs: Option<&(VolumeName, OldPrograms)>,
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
-    let step = scene.step("dependents")?;
-    scene.close(&format!("upgrade to PostgreSQL {}", plan.to)).await?;
-    scene.end(step);
-
-    let step = scene.step("stop")?;
-    scene.report.stopped_at = Some(Timestamp::now());
-    scene.save_report()?;
-    scene.engine.set_restart_policy(&plan.old_container_id, no_restart()).await.map_err(scene.failed())?;
-    scene.engine.stop(&plan.old_container_id, STOP_PATIENCE).await.map_err(scene.failed())?;
-    scene.end(step);
+    stop_old(scene).await?;
 
     let step = scene.step("source")?;
     let source = scene.start_trial(Trial::Source).await?;
@@ -78,12 +83,12 @@ async fn from_stop_to_commit(
     // What came since the plan; nobody can change it any more.
     let mut findings = preflight::findings(&profile, &survey, plan.to);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
-    findings.extend(preflight::of_method(plan.method, &profile, &survey, plan.to));
+    findings.extend(preflight::of_method(prepared.method, &profile, &survey, plan.to));
     if old_programs.is_some() && parity(&profile, &survey) != prepared.parity {
         let what = "the new cluster was made before its template0, page checksums or size of WAL segments were changed";
         findings.push(Finding::blocks(what, "begin the upgrade again"));
     }
-    check_findings(&findings, scene.what(), &plan.cluster)?;
+    check_findings(&findings, scene.what(), &prepared.again())?;
     let databases = profile.connectable();
     scene.end(step);
 
@@ -91,7 +96,7 @@ async fn from_stop_to_commit(
     let expected = content::facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
     scene.end(step);
 
-    let target = match plan.method {
+    let target = match prepared.method {
         UpgradeMethod::Dump => {
             through_backup::transfer(scene, &policy, &databases, prepared.identity.as_deref()).await?
         }
@@ -101,7 +106,8 @@ async fn from_stop_to_commit(
     let image = scene.new_image().await?;
     let policy = scene.policy_of(plan.trial(Trial::Target), true);
     let step = scene.step("settle")?;
-    settle(scene, &policy, &target, &image, &survey, &databases).await?;
+    let place = Place { policy: &policy, target: &target, image: &image };
+    settle(scene, place, prepared.method, &survey, &databases).await?;
     scene.end(step);
 
     let step = scene.step("compare")?;
@@ -111,24 +117,52 @@ async fn from_stop_to_commit(
     scene.remove_trial(Trial::Target).await?;
     scene.end(step);
 
-    // With the secrets, the log and every setting that it will serve with.
+    prove(scene).await?;
+    scene.phase(Phase::Committed)
+}
+
+/// From here on nobody is served.
+async fn stop_old(scene: &mut Scene<'_>) -> Result<(), OperationError> {
+    let plan = scene.plan;
+    let step = scene.step("dependents")?;
+    scene.close(&plan.to_string()).await?;
+    scene.end(step);
+
+    let step = scene.step("stop")?;
+    scene.report.stopped_at = Some(Timestamp::now());
+    scene.save_report()?;
+    scene.engine.set_restart_policy(&plan.old_container_id, no_restart()).await.map_err(scene.failed())?;
+    scene.engine.stop(&plan.old_container_id, STOP_PATIENCE).await.map_err(scene.failed())?;
+    scene.end(step);
+    Ok(())
+}
+
+/// Starts the new server once with the secrets, the log and every setting that it will serve with.
+async fn prove(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     let step = scene.step("proof")?;
     let proof = scene.start_trial(Trial::Proof).await?;
-    let policy = scene.policy_of(plan.trial(Trial::Proof), true);
+    let policy = scene.policy_of(scene.plan.trial(Trial::Proof), true);
+    let image = scene.new_image().await?;
     let identifier = scene.answer(&policy, &proof, &image, provision::FIRST_START_SECONDS).await?;
     scene.report.system_identifier = Some(identifier);
     scene.remove_trial(Trial::Proof).await?;
     scene.report.next_transaction = Some(scene.control_file().await?.next_transaction);
     scene.end(step);
+    Ok(())
+}
 
-    scene.phase(Phase::Committed)
+/// The new server, where nobody knows it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    policy: &'a Policy,
+    target: &'a Container,
+    image: &'a Image,
 }
 
 async fn settle(
     scene: &mut Scene<'_>,
-    policy: &Policy,
-    target: &Container,
-    image: &Image,
+    Place { policy, target, image }: Place<'_>,
+    method: UpgradeMethod,
     survey: &Survey,
     databases: &[DatabaseName],
 ) -> Result<(), OperationError> {
@@ -143,7 +177,7 @@ async fn settle(
         (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
     });
     let mut statements = carried::system_settings(survey);
-    if plan.method == UpgradeMethod::PgUpgrade {
+    if method == UpgradeMethod::PgUpgrade {
         statements.extend(carried::settings_of_every_role(survey));
     }
     let job = SettleJob {
@@ -151,7 +185,7 @@ async fn settle(
         files: files.collect(),
         statements,
         analyse: databases.to_vec(),
-        renew: (plan.method == UpgradeMethod::PgUpgrade).then_some(Renewal {
+        renew: (method == UpgradeMethod::PgUpgrade).then_some(Renewal {
             major: plan.to,
             extensions: true,
             reindex: !plan.sorting.is_empty(),

@@ -35,7 +35,7 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
     let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
     let (mut giver, taker) = handover();
     let (read, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes));
+        let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes, &job.left_out));
         let read = match &job.chain {
             None => read_whole(job, &folder, &mut giver, line),
             Some(chain) => chain::read(job, chain, &folder, &mut giver, line),
@@ -135,7 +135,7 @@ fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
     (plain && volumes.iter().any(|volume| path.starts_with(volume))).then_some(path)
 }
 
-fn unpack(source: Patient<'_>, volumes: &[String]) -> Result<(), Failure> {
+fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
     let mut block = vec![0; BLOCK];
     let broken = |error: io::Error| failed("reading the tar", &error);
@@ -145,6 +145,9 @@ fn unpack(source: Patient<'_>, volumes: &[String]) -> Result<(), Failure> {
         let mut entry = entry.map_err(broken)?;
         let name = entry.path().map_err(broken)?.into_owned();
         let refuse = |why: &str| Failure::new(Trouble::Damaged, format!("the tar has {}, {why}", name.display()));
+        if place(&name, left_out).is_some() {
+            continue;
+        }
         let path = place(&name, volumes).ok_or_else(|| refuse("which is in none of its volumes"))?;
         let link = entry.link_name().map_err(broken)?.map(std::borrow::Cow::into_owned);
         let header = entry.header();

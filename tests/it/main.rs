@@ -35,6 +35,7 @@ mod everything;
 mod hosts;
 mod house;
 mod images;
+mod in_place;
 mod job;
 mod kv_configuration;
 mod long_life;

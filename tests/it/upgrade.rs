@@ -17,7 +17,7 @@ const CONTENT: &str = "create table t as select i, md5(i::text) m from generate_
     insert into p select i, 1 from generate_series(1, 100) i; select lo_from_bytea(4242, 'large'); \
     create role bob login password 'secret'; alter role bob set work_mem = '3MB'; comment on table t is 'it''s';";
 
-fn fill(container: &str) {
+pub fn fill(container: &str) {
     sql(container, "postgres", CONTENT);
     sql(container, "postgres", "alter system set work_mem = '9MB'");
     sql(container, "postgres", r#"create database "we ird""#);
@@ -37,7 +37,7 @@ fn filled(house: &House, major: &str) -> (String, String) {
 }
 
 /// All that a client sees of the content.
-fn seen(container: &str) -> String {
+pub fn seen(container: &str) -> String {
     let text = "select (select count(*) || ' ' || sum(i) || ' ' || max(m) from t), (select count(*) from p), \
         (select last_value from s), encode(lo_get(4242), 'escape'), obj_description('t'::regclass), \
         current_setting('work_mem'), (select a.rolpassword is not null and r.rolconfig = '{work_mem=3MB}' \
@@ -50,7 +50,7 @@ fn major(container: &str) -> String {
 }
 
 /// Containers and volumes that carry the cluster's label, as Docker lists them.
-fn things(cluster: &str) -> Vec<String> {
+pub fn things(cluster: &str) -> Vec<String> {
     let label = format!("label=pglife.cluster={cluster}");
     let mut found: Vec<String> = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}} {{.State}}"])
         .lines()
@@ -147,7 +147,7 @@ fn what_stands_in_the_way_is_told_before_anything_is_touched() {
 }
 
 /// Runs the command with a failpoint, which must kill it.
-fn killed(house: &House, arguments: &[&str], point: &str) {
+pub fn killed(house: &House, arguments: &[&str], point: &str) {
     let mut command = house.command(arguments);
     command.env("PGLIFE_FAILPOINT", point);
     let ended = crate::house::run(command);

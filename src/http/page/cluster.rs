@@ -171,11 +171,15 @@ fn result(run: &PastRun) -> String {
 
 fn upgrade(cluster: &ClusterStatus) -> String {
     let Some(upgrade) = &cluster.history.upgrade else { return String::new() };
+    let told = &upgrade.told;
+    let majors = if told.from == told.to {
+        String::new()
+    } else {
+        format!("PostgreSQL {} to {} by ", escaped(&told.from), escaped(&told.to))
+    };
     let mut content = format!(
-        "<p>PostgreSQL {} to {} by {}: {}, at the step {}. It began {}, the journal was last written {}.</p>\n",
-        escaped(&upgrade.told.from),
-        escaped(&upgrade.told.to),
-        escaped(&upgrade.told.method),
+        "<p>{majors}{}: {}, at the step {}. It began {}, the journal was last written {}.</p>\n",
+        escaped(&told.method),
         escaped(&upgrade.phase),
         escaped(&upgrade.step),
         moment(upgrade.started_at),

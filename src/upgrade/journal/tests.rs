@@ -2,16 +2,38 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The world as it is before an upgrade.
-fn before(had_restarts: bool) -> Observed {
+/// What an old server may be like.
+#[derive(Debug, Clone, Copy)]
+struct Old {
+    restarts: bool,
+    ran: bool,
+    policy_changes: bool,
+}
+
+/// Of an upgrade.
+const SERVES: Old = Old { restarts: true, ran: true, policy_changes: true };
+
+fn olds() -> impl Strategy<Value = Old> {
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(restarts, ran, policy_changes)| Old {
+        restarts,
+        ran,
+        policy_changes,
+    })
+}
+
+/// The world as it is before.
+fn before(Old { restarts: had_restarts, ran, policy_changes }: Old) -> Observed {
     Observed {
         trials: false,
-        database: Seat::Old { running: true },
+        database: Seat::Old { running: ran },
         data: Seat::Old { running: false },
         database_aside: false,
         data_aside: false,
         new_volume: false,
-        policy_is_new: false,
+        // The policy for both is the new one, too.
+        policy_is_new: !policy_changes,
+        policy_changes,
+        ran,
         restarts: had_restarts,
         had_restarts,
     }
@@ -56,8 +78,8 @@ fn drive(goal: Goal, mut world: Observed, steps: usize) -> (Observed, bool) {
 }
 
 /// What the steps before the commit do to the world, cut anywhere.
-fn opened(had_restarts: bool, steps: usize, trials: bool) -> Observed {
-    let mut world = before(had_restarts);
+fn opened(old: Old, steps: usize, trials: bool) -> Observed {
+    let mut world = before(old);
     let script: [fn(&mut Observed); 3] = [
         |world| world.restarts = false,
         |world| world.database = Seat::Old { running: false },
@@ -70,19 +92,19 @@ fn opened(had_restarts: bool, steps: usize, trials: bool) -> Observed {
 
 proptest! {
     #[test]
-    fn cut_anywhere_before_the_commit_it_ends_as_before(had: bool, steps in 0usize..4, trials: bool, cuts in prop::collection::vec(0usize..6, 0..5)) {
-        let mut world = opened(had, steps, trials);
+    fn cut_anywhere_before_the_commit_it_ends_as_before(old in olds(), steps in 0usize..4, trials: bool, cuts in prop::collection::vec(0usize..6, 0..5)) {
+        let mut world = opened(old, steps, trials);
         for cut in cuts {
             (world, _) = drive(Goal::AsBefore, world, cut);
         }
         let (world, done) = drive(Goal::AsBefore, world, 32);
         prop_assert!(done);
-        prop_assert_eq!(world, before(had));
+        prop_assert_eq!(world, before(old));
     }
 
     #[test]
-    fn cut_anywhere_after_the_commit_it_ends_upgraded(had: bool, trials: bool, cuts in prop::collection::vec(0usize..6, 0..5)) {
-        let mut world = opened(had, 3, trials);
+    fn cut_anywhere_after_the_commit_it_ends_upgraded(old in olds(), trials: bool, cuts in prop::collection::vec(0usize..6, 0..5)) {
+        let mut world = opened(old, 3, trials);
         for cut in cuts {
             (world, _) = drive(Goal::Upgraded, world, cut);
         }
@@ -93,19 +115,19 @@ proptest! {
     }
 
     #[test]
-    fn a_rollback_from_anywhere_after_the_commit_ends_as_before(had: bool, forward in 0usize..16, cuts in prop::collection::vec(0usize..6, 0..5)) {
-        let (mut world, _) = drive(Goal::Upgraded, opened(had, 3, false), forward);
+    fn a_rollback_from_anywhere_after_the_commit_ends_as_before(old in olds(), forward in 0usize..16, cuts in prop::collection::vec(0usize..6, 0..5)) {
+        let (mut world, _) = drive(Goal::Upgraded, opened(old, 3, false), forward);
         for cut in cuts {
             (world, _) = drive(Goal::AsBefore, world, cut);
         }
         let (world, done) = drive(Goal::AsBefore, world, 32);
         prop_assert!(done);
-        prop_assert_eq!(world, before(had));
+        prop_assert_eq!(world, before(old));
     }
 
     #[test]
-    fn the_old_server_never_starts_while_the_new_one_is_there(had: bool, forward in 0usize..16) {
-        let (mut world, _) = drive(Goal::Upgraded, opened(had, 3, false), forward);
+    fn the_old_server_never_starts_while_the_new_one_is_there(old in olds(), forward in 0usize..16) {
+        let (mut world, _) = drive(Goal::Upgraded, opened(old, 3, false), forward);
         while let Next::Do(action) = next(Goal::AsBefore, world) {
             if action == Action::StartOld {
                 let (database, data) = (world.database, world.data);
@@ -120,16 +142,16 @@ proptest! {
 #[test]
 fn strangers_are_left_alone() {
     for goal in [Goal::AsBefore, Goal::Upgraded] {
-        let world = Observed { database: Seat::Stranger, ..before(true) };
+        let world = Observed { database: Seat::Stranger, ..before(SERVES) };
         assert!(matches!(next(goal, world), Next::Stuck(_)));
     }
 }
 
 #[test]
 fn what_somebody_deleted_is_told() {
-    let gone = Observed { new_volume: false, ..opened(true, 3, false) };
+    let gone = Observed { new_volume: false, ..opened(SERVES, 3, false) };
     assert!(matches!(next(Goal::Upgraded, gone), Next::Stuck(_)));
-    let gone = Observed { database: Seat::Empty, ..before(true) };
+    let gone = Observed { database: Seat::Empty, ..before(SERVES) };
     assert!(matches!(next(Goal::AsBefore, gone), Next::Stuck(_)));
 }
 

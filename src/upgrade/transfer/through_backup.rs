@@ -4,14 +4,15 @@ use std::path::Path;
 
 use super::super::drive::Scene;
 use super::super::plan::Trial;
+use super::Place;
 use crate::backup;
-use crate::backup_set::Selector;
+use crate::backup_set::{Selector, SetId};
 use crate::cluster::DatabaseName;
-use crate::control::{Found, OperationError, failed};
-use crate::docker::{Container, Image};
+use crate::control::OperationError;
+use crate::docker::Container;
 use crate::exit::Exit;
 use crate::policy::Policy;
-use crate::restore::{self, Wanted, plan_restore};
+use crate::restore::{self, Chosen, RestorePlan, Wanted, plan_restore};
 
 /// Backs up the server of `policy`, which nobody knows, and restores that into a new one, which nobody knows either.
 pub(super) async fn transfer(
@@ -39,26 +40,57 @@ pub(super) async fn transfer(
     let step = scene.step("restore")?;
     let image = scene.new_image().await?;
     let policy = scene.policy_of(plan.trial(Trial::Target), true);
-    restore_into(scene, &policy, &target, &image, &taken.commit, databases, identity).await?;
+    let (chosen, how) = self::taken(scene, &taken.commit.set, databases, identity)?;
+    restore_into(scene, Place { policy: &policy, target: &target, image: &image }, &chosen, &how).await?;
     scene.end(step);
     Ok(target)
 }
 
-async fn restore_into(
+/// Restores a dump into the server in `target`. Returns what the operator should read.
+pub(super) async fn restore_into(
     scene: &Scene<'_>,
-    policy: &Policy,
-    target: &Container,
-    image: &Image,
-    commit: &crate::backup_set::Commit,
+    Place { policy, target, image }: Place<'_>,
+    chosen: &Chosen,
+    plan: &RestorePlan,
+) -> Result<Vec<String>, OperationError> {
+    let scratch = restore::scratch_volume(scene.run, scene.engine, policy).await.map_err(scene.failed())?;
+    let restored = restore::into_server(
+        scene.control,
+        scene.run,
+        scene.engine,
+        target,
+        image,
+        policy,
+        &chosen.source(),
+        &chosen.commit,
+        plan,
+        chosen.keys.clone(),
+        &scratch,
+        scene.what(),
+        scene.progress,
+    )
+    .await;
+    if let Err(error) = scene.engine.remove_volume(&scratch).await {
+        tracing::warn!("the scratch volume is left for the next sweep: {error}");
+    }
+    restored.map(|(_, warnings)| warnings)
+}
+
+/// The set that was just taken, with all of `databases` in it, and how it is restored.
+fn taken(
+    scene: &Scene<'_>,
+    set: &SetId,
     databases: &[DatabaseName],
     identity: Option<&Path>,
-) -> Result<(), OperationError> {
-    let (control, what) = (scene.control, scene.what());
-    let repositories = control.repositories_of(policy, None)?;
-    let selector: Selector = commit.set.as_str().parse().map_err(failed(what))?;
-    let Found { repository, commit, .. } = repositories.find(control, policy, &selector)?;
-    let _held = control.state.hold_set(&commit.set).map_err(failed(what))?;
-    let (manifest, keys) = control.manifest(repository, &commit, identity)?;
+) -> Result<(Chosen, RestorePlan), OperationError> {
+    let what = scene.what();
+    let chosen = Chosen::find(
+        scene.control,
+        &scene.source_policy(),
+        (&Selector::Prefix(set.to_string()), None, identity),
+        what,
+    )?;
+    let manifest = &chosen.manifest;
     let missing: Vec<String> = databases
         .iter()
         .filter(|database| manifest.database_object(database).is_none())
@@ -68,27 +100,7 @@ async fn restore_into(
         let list = missing.join(", ");
         return Err(OperationError::new(Exit::Failed, format!("{what}: not in the last backup: {list}")));
     }
-    let plan = plan_restore(&manifest, scene.plan.to, &Wanted::Everything, restore::worker_threads())
+    let plan = plan_restore(manifest, scene.plan.to, &Wanted::Everything, restore::worker_threads())
         .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")))?;
-    let scratch = restore::scratch_volume(scene.run, scene.engine, policy).await.map_err(scene.failed())?;
-    let restored = restore::into_server(
-        control,
-        scene.run,
-        scene.engine,
-        target,
-        image,
-        policy,
-        &restore::Source::in_place(repository, &commit, &[]),
-        &commit,
-        &plan,
-        keys,
-        &scratch,
-        what,
-        scene.progress,
-    )
-    .await;
-    if let Err(error) = scene.engine.remove_volume(&scratch).await {
-        tracing::warn!("the scratch volume is left for the next sweep: {error}");
-    }
-    restored.map(|_| ())
+    Ok((chosen, plan))
 }
