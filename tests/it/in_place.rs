@@ -96,7 +96,12 @@ fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
     docker(&["exec", &container, "sh", "-c", damage]);
     docker(&["kill", &container]);
     docker(&["start", &container]);
-    let volume = docker(&["inspect", "--format", "{{range .Mounts}}{{if eq .Destination \"/data\"}}{{.Name}}{{end}}{{end}}", &container]);
+    let volume = docker(&[
+        "inspect",
+        "--format",
+        "{{range .Mounts}}{{if eq .Destination \"/data\"}}{{.Name}}{{end}}{{end}}",
+        &container,
+    ]);
     let volume = volume.trim();
     let before = things(&cluster);
 

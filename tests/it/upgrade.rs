@@ -28,7 +28,12 @@ pub fn fill(container: &str) {
 
 /// A cluster of `major` with content, whose server has read all of its settings; and its database container.
 fn filled(house: &House, major: &str) -> (String, String) {
-    let cluster = house.cluster("c", major, "");
+    filled_with(house, major, "")
+}
+
+/// The same, with `more` in its policy.
+fn filled_with(house: &House, major: &str, more: &str) -> (String, String) {
+    let cluster = house.cluster("c", major, more);
     let container = format!("{cluster}-db");
     fill(&container);
     docker(&["restart", &container]);

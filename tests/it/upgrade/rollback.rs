@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{filled, killed, major, phase, seen, things};
-use crate::house::{House, docker, sql, try_docker, wait_for_server};
+use super::{filled, filled_with, killed, major, phase, seen, things};
+use crate::house::{House, docker, free_port, sql, try_docker, wait_for_server};
 
 /// An upgraded cluster, its database container, what a client saw before, and what there was.
 fn upgraded(house: &House) -> (String, String, String, Vec<String>) {
@@ -35,6 +35,41 @@ fn nobody_wrote_and_it_goes_back_without_a_loss_to_accept() {
     // Before the new server ever stood in its place, too.
     killed(&house, &["upgrade", &cluster, "--to", "18", "--yes"], "after:committed");
     house.pglife(&["upgrade", "rollback", &cluster]).ok();
+    wait_for_server(&container);
+    assert_eq!((major(&container), seen(&container)), ("17".to_owned(), content));
+}
+
+/// What is written between the look and the stop: by a container that is taken down just then.
+#[test]
+fn what_is_written_while_it_is_looked_at_is_looked_at_again() {
+    let house = House::new("upagain");
+    let port = free_port();
+    let (cluster, container) = filled_with(&house, "17", &format!("publish = \"127.0.0.1:{port}\""));
+    sql(&container, "postgres", "create table bobs as select 1 as i; alter table bobs owner to bob");
+    let content = seen(&container);
+    house.pglife(&["upgrade", &cluster, "--to", "18", "--yes"]).ok();
+    wait_for_server(&container);
+
+    let last_words = format!("psql -X -h 127.0.0.1 -p {port} -U bob -d postgres -f /house/words; exit 0");
+    let script = format!("trap '{last_words}' TERM; while :; do sleep 0.1; done");
+    let (label, folder) = (format!("pglife.depends-on={cluster}"), format!("{}:/house:ro", house.path("").display()));
+    let arguments = ["--network", "host", "-v", &folder, "-e", "PGPASSWORD=secret", "--label", &label];
+    let image = ["--entrypoint", "bash", "pglife/postgres:17", "-c", &script];
+    let speaker = house.foreign("speaker", &[&arguments[..], &image].concat());
+
+    house.write("words", "insert into bobs values (2)");
+    let back = ["upgrade", "rollback", &cluster];
+    let parts =
+        ["while it was looked at", "table public.bobs: 1 rows at the commit, 2 now", "the new server serves again"];
+    house.pglife(&back).exits(4).says(&parts);
+    assert_eq!((major(&container), phase(&house, &cluster)), ("18".to_owned(), "upgraded".to_owned()));
+    let running = docker(&["inspect", "-f", "{{.State.Running}}", &speaker]);
+    assert_eq!(running.trim(), "true");
+
+    // As autovacuum does.
+    sql(&container, "postgres", "delete from bobs where i = 2");
+    house.write("words", "analyze bobs");
+    house.pglife(&back).ok();
     wait_for_server(&container);
     assert_eq!((major(&container), seen(&container)), ("17".to_owned(), content));
 }
