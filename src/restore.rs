@@ -14,14 +14,12 @@ mod chosen;
 mod plan;
 mod volume;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::backup_set::certificate::Check;
-use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetId, SetLocation};
+use crate::backup_set::{Commit, Kind, Manifest, Selector, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName, VolumeName};
-use crate::control::{
-    ControlPlane, Found, OperationError, Progress, Reach, Run, Tick, close_worker, failed, or_elsewhere,
-};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere};
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Engine, Image};
@@ -29,10 +27,9 @@ use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::policy::{self, Layout, Policy};
 use crate::provision::{self, ClusterPlan};
-use crate::state::{HeldLock, Operation};
-use crate::storage::Repository;
+use crate::state::Operation;
 use crate::worker::session::SessionError;
-use crate::worker::{Event, Request, SCRATCH_FOLDER, SET_FOLDER};
+use crate::worker::{Event, Request, SCRATCH_FOLDER};
 
 pub(crate) use chosen::{Chosen, Source};
 pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};

@@ -27,7 +27,7 @@ pub(crate) struct Chosen {
     pub(crate) manifest: Manifest,
     pub(crate) keys: Option<Keys>,
     /// It is not deleted while it is read, nor what it builds on.
-    held: Vec<HeldLock>,
+    _held: Vec<HeldLock>,
 }
 
 impl Chosen {
@@ -46,7 +46,7 @@ impl Chosen {
         let (manifest, keys) = control.manifest(&repository, &commit, identity).map_err(or_elsewhere(&elsewhere))?;
         let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
         held.extend(control.state.hold_sets(ancestors).map_err(failed(what))?);
-        Ok(Self { repository_name, repository, commit, elsewhere, manifest, keys, held })
+        Ok(Self { repository_name, repository, commit, elsewhere, manifest, keys, _held: held })
     }
 
     /// What its restore into a server of `major` will do.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backup_set::SetId;
+use crate::backup_set::{SetId, SetIdError};
 use crate::cluster::{ClusterName, ContainerName, DatabaseName, HostName, PgMajor, RoleName, VolumeName};
 use crate::docker::body::RestartPolicy;
 use crate::policy::UpgradeMethod;
@@ -46,7 +46,7 @@ impl TryFrom<String> for Method {
     fn try_from(text: String) -> Result<Self, String> {
         match text.strip_prefix(RESTORE) {
             None => text.parse().map(Self::Upgrade),
-            Some(set) => SetId::new(set).map(Self::Restore).map_err(|error| error.to_string()),
+            Some(set) => set.parse().map(Self::Restore).map_err(|error: SetIdError| error.to_string()),
         }
     }
 }
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_method_is_read_as_it_is_written() {
-        let set = SetId::new("20261127T010203Z-shop-abcdef").expect("an id");
+        let set = "20261127T010203Z-volume-a1b2c3".parse().expect("an id");
         for method in
             [Method::Upgrade(UpgradeMethod::Dump), Method::Upgrade(UpgradeMethod::PgUpgrade), Method::Restore(set)]
         {
