@@ -39,7 +39,7 @@ fn nobody_wrote_and_it_goes_back_without_a_loss_to_accept() {
     assert_eq!((major(&container), seen(&container)), ("17".to_owned(), content));
 }
 
-/// What is written between the look and the stop: by a container that is taken down just then.
+/// What is written between the look and the stop: by a container that is taken down just then. The image stops by SIGINT.
 #[test]
 fn what_is_written_while_it_is_looked_at_is_looked_at_again() {
     let house = House::new("upagain");
@@ -51,7 +51,7 @@ fn what_is_written_while_it_is_looked_at_is_looked_at_again() {
     wait_for_server(&container);
 
     let last_words = format!("psql -X -h 127.0.0.1 -p {port} -U bob -d postgres -f /house/words; exit 0");
-    let script = format!("trap '{last_words}' TERM; while :; do sleep 0.1; done");
+    let script = format!("trap '{last_words}' INT TERM; while :; do sleep 0.1; done");
     let (label, folder) = (format!("pglife.depends-on={cluster}"), format!("{}:/house:ro", house.path("").display()));
     let arguments = ["--network", "host", "-v", &folder, "-e", "PGPASSWORD=secret", "--label", &label];
     let image = ["--entrypoint", "bash", "pglife/postgres:17", "-c", &script];
@@ -61,7 +61,10 @@ fn what_is_written_while_it_is_looked_at_is_looked_at_again() {
     let back = ["upgrade", "rollback", &cluster];
     let parts =
         ["while it was looked at", "table public.bobs: 1 rows at the commit, 2 now", "the new server serves again"];
-    house.pglife(&back).exits(4).says(&parts);
+    let ended = house.pglife(&back);
+    let words = try_docker(&["logs", &speaker]);
+    assert!(words.stdout.contains("INSERT 0 1"), "{}{}", words.stdout, words.stderr);
+    ended.exits(4).says(&parts);
     assert_eq!((major(&container), phase(&house, &cluster)), ("18".to_owned(), "upgraded".to_owned()));
     let running = docker(&["inspect", "-f", "{{.State.Running}}", &speaker]);
     assert_eq!(running.trim(), "true");
