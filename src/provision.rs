@@ -427,7 +427,18 @@ pub async fn await_server(
             });
         }
     };
-    match ask_server(session, login, patience_seconds, &control.cancel).await {
+    let patience = control.cancel.child_token();
+    let asked = {
+        let mut asking = std::pin::pin!(ask_server(session, login, patience_seconds, &patience));
+        tokio::select! {
+            asked = &mut asking => asked,
+            () = end_of(engine, &container.id) => {
+                patience.cancel();
+                asking.await
+            }
+        }
+    };
+    match asked {
         Ok((session, server)) if major.is_some_and(|major| major != server.major) => {
             close_worker(session).await;
             Err(OperationError::new(
@@ -442,6 +453,11 @@ pub async fn await_server(
         Ok(asked) => Ok(asked),
         // It does answer, and says what it wants.
         Err(error) if error.exit() == Exit::Credentials => Err(failed(what)(error)),
+        Err(_) if patience.is_cancelled() && !control.cancel.is_cancelled() => {
+            let (_, log) = died().await;
+            Err(OperationError::new(Exit::Postgres, format!("{what}: the server ended; its log ends with:\n{log}"))
+                .next("mend what its log says, then run the same command again"))
+        }
         Err(error) => {
             let (_, log) = died().await;
             let error = failed(what)(error);
@@ -449,6 +465,19 @@ pub async fn await_server(
                 what: format!("{what}: the server does not answer; its log ends with:\n{log}"),
                 ..error
             })
+        }
+    }
+}
+
+/// Waits until the container has ended for good.
+async fn end_of(engine: &Engine, id: &str) {
+    loop {
+        // Most servers answer before the first look.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        match engine.container(id).await {
+            Ok(Some(found)) if found.running || found.status == "restarting" => {}
+            Ok(_) => return,
+            Err(error) => tracing::debug!("{error}"),
         }
     }
 }

@@ -46,6 +46,14 @@ fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
     house.pglife(&["restore", &cluster]).exits(2);
     assert_eq!((&seen(&container), &things(&cluster)), (&later, &world));
 
+    // What no server starts with is known soon, and nothing is touched.
+    docker(&["exec", &container, "sh", "-c", "echo 'max_connections = many' >/config/wrong.conf"]);
+    let began = std::time::Instant::now();
+    house.pglife(&begin).exits(15).says(&["max_connections", "the server ended", "serves as before"]);
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    docker(&["exec", &container, "rm", "/config/wrong.conf"]);
+    assert_eq!((&seen(&container), &things(&cluster)), (&later, &world));
+
     for step in ["unpack", "target", "stop", "proof"] {
         killed(&house, &begin, &format!("after:{step}"));
         assert_eq!(phase(&house, &cluster), "open", "{step}");
