@@ -110,7 +110,10 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
             Seen::Unknown("an earlier pglife committed the upgrade, and noted nothing to compare with".to_owned())
         }
         (None, Some(next)) => Seen::Nothing { next },
-        (Some(container), Some(at_commit)) => look(scene, &scene.new_policy(), container, (at_commit, accepted)).await,
+        (Some(container), Some(at_commit)) => {
+            let clients = if accepted { Clients::MayHaveWritten } else { Clients::Enter };
+            look(scene, &scene.new_policy(), container, at_commit, clients).await
+        }
     };
     let expected = match seen {
         Seen::Nothing { next } => Some(next),
@@ -141,9 +144,11 @@ async fn leave_new_server(scene: &mut Scene<'_>, last: &Recorded, accepted: bool
     }
     let why = match control {
         // The server itself may have written meanwhile: autovacuum, for example. Nobody finds it now.
-        Ok(control) if control.is_shut_down() => match look_again(scene, last).await? {
-            None => return Ok(Left::Untouched),
-            Some(why) => format!("somebody wrote to the new server while it was looked at: {why}"),
+        Ok(control) if control.is_shut_down() => match look_again(scene, last).await {
+            Ok(Seen::Nothing { .. }) => return Ok(Left::Untouched),
+            Ok(Seen::Something(what)) => format!("somebody wrote to the new server while it was looked at: {what}"),
+            Ok(Seen::Unknown(why)) => format!("whether somebody wrote meanwhile cannot be told: {why}"),
+            Err(error) => format!("whether somebody wrote meanwhile cannot be told: {}", error.chain()),
         },
         Ok(control) => format!("the new server did not shut down in order ({}), so that nobody can say", control.state),
         Err(error) => format!("the new server's control file cannot be read: {}", error.chain()),
@@ -171,34 +176,43 @@ fn refused(scene: &Scene<'_>, last: &Recorded, why: &str) -> OperationError {
     ))
 }
 
-/// Looks at the new server once more, where no client finds it. None: nobody wrote to it.
-async fn look_again(scene: &Scene<'_>, last: &Recorded) -> Result<Option<String>, OperationError> {
+/// Looks at the new server once more, where no client finds it.
+async fn look_again(scene: &mut Scene<'_>, last: &Recorded) -> Result<Seen, OperationError> {
     let Some(at_commit) = last.report.next_transaction else {
-        return Ok(Some("nothing was noted at the commit".to_owned()));
+        return Ok(Seen::Unknown("nothing was noted at the commit".to_owned()));
     };
     let step = scene.step("look-again")?;
     let container = scene.start_trial(Trial::Proof).await?;
     let policy = scene.fenced_policy();
     scene.answer(&policy, &container, &scene.new_image().await?, provision::FIRST_START_SECONDS).await?;
-    let seen = look(scene, &policy, &container, (at_commit, false)).await;
+    let seen = look(scene, &policy, &container, at_commit, Clients::Out).await;
     scene.remove_trial(Trial::Proof).await?;
-    drop(step);
-    Ok(match seen {
-        Seen::Nothing { .. } => None,
-        Seen::Something(why) | Seen::Unknown(why) => Some(why),
-    })
+    scene.end(step);
+    Ok(seen)
+}
+
+/// The clients of the server that is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clients {
+    /// They enter it.
+    Enter,
+    /// They enter it, and what they wrote may be left.
+    MayHaveWritten,
+    /// They do not find it: only the server itself can write.
+    Out,
 }
 
 /// Looks at the server in `container`, which runs. What it says is only told, so every error is an answer.
-async fn look(scene: &Scene<'_>, policy: &Policy, container: &Container, (at_commit, accepted): (u64, bool)) -> Seen {
+async fn look(scene: &Scene<'_>, policy: &Policy, container: &Container, at_commit: u64, clients: Clients) -> Seen {
     let (databases, next, writing) = match transactions(scene, policy, container).await {
         Ok(found) => found,
         Err(error) => return Seen::Unknown(error.chain()),
     };
+    let writing = writing && clients != Clients::Out;
     if next == at_commit && !writing {
         return Seen::Nothing { next };
     }
-    if accepted {
+    if clients == Clients::MayHaveWritten {
         return Seen::Something("the new server wrote".to_owned());
     }
     if writing {
