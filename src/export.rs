@@ -1,37 +1,44 @@
-//! `pglife backups export`: a set as an ordinary folder, for a disk in a safe or a machine without pglife.
+//! `pglife backups export`: a set as an ordinary folder, for a disk in a safe or a machine without pglife; or files out of a copy of volumes.
 //!
 //! ```text
 //! set is held ─▶ manifest ─▶ .pglife-export-… beside the destination: each object copied and hashed ─▶ fsync ─▶ rename
 //! ```
 //!
 //! A set that builds on others is exported as one that does not: its tar is put together, and what tells of it is written anew. That
-//! needs a key where it is encrypted.
+//! needs a key where it is encrypted. So do single files, of which a worker reads no more than it must ([`crate::worker::fetch`]).
 //!
-//! Invariant: the destination is the whole set, every byte of it as it was written, or is not there. An encrypted set is
+//! Invariant: the destination is all that was asked for, every byte of it as it was written, or is not there. An encrypted set is
 //! exported as it is, and needs no key.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::documents::Documents;
-use crate::backup_set::{Commit, Digest, Manifest, Measured, StoredObject, VolumeCopy};
+use crate::backup_set::{Commit, Digest, Kind, Manifest, Measured, StoredObject, VolumeCopy};
 use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, close_worker, failed};
 use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::pipeline::PipelineError;
 use crate::pipeline::seal::unseal_bytes;
 use crate::restore::{PlanError, Source, Wanted, plan_volume_restore, worker_threads};
+use crate::state::HeldLock;
 use crate::storage::{FolderLocation, Key, Location, Repository, StorageError, Store};
-use crate::worker::session::Session;
-use crate::worker::{Event, JoinJob, Request};
+use crate::worker::fetch::{FetchJob, PathInCopy};
+use crate::worker::session::{Session, SessionError};
+use crate::worker::{Event, JoinJob, Request, Trouble, UnpackJob};
 
 /// How much is read at once: large enough for a bucket far away, which answers each read with a request.
 const BLOCK: usize = 8 << 20;
 /// The largest manifest and `COMMIT` that are copied.
 const DOCUMENT_LIMIT: u64 = 1 << 30;
+/// What to do about a set that is not what was written.
+const DAMAGED: &str = "see what else is damaged: pglife backups verify; export another backup; take a new one now";
+/// What to do about a destination that takes no more.
+const FULL: &str = "name a folder on a disk with enough space that you may write to";
 
 /// A set that was exported.
 #[derive(Debug)]
@@ -48,28 +55,36 @@ pub struct Exported {
     pub bytes: u64,
 }
 
-/// Writes the set of `commit` to `destination`, a folder that is empty or does not exist.
+/// Writes the set of `commit` to `destination`, a folder that is empty or does not exist. With `names`, only these files of a copy of
+/// volumes.
 pub async fn export(
     control: &ControlPlane,
     repository: &Repository,
     commit: &Commit,
     destination: &Path,
+    names: &[PathInCopy],
     identity: Option<&Path>,
     progress: Progress<'_>,
 ) -> Result<Exported, OperationError> {
     let what = format!("export of backup {} failed", commit.set);
     let safe = format!("the backup is as it was; {} was not written", destination.display());
+    if !names.is_empty() && commit.kind != Kind::Volume {
+        let what = format!("{what}: it is a {}, which has no files of the server", commit.kind);
+        return Err(OperationError::new(Exit::Refused, what)
+            .safe("nothing was written")
+            .next("name a copy of the volumes (--backup latest:volume), or leave out --path"));
+    }
     let _held = control.state.hold_set(&commit.set).map_err(failed(&what))?;
     // What builds on others is not copied as it is.
     let objects = match commit.parent {
-        None => Some(catalogue::stored_objects(repository, commit)?),
-        Some(_) => None,
+        None if names.is_empty() => Some(catalogue::stored_objects(repository, commit)?),
+        _ => None,
     };
     let disk = |source: io::Error| OperationError {
         source: Some(Box::new(source)),
         ..OperationError::new(Exit::Failed, format!("{what}: {} cannot be written", destination.display()))
             .safe(&safe)
-            .next("name a folder on a disk with enough space that you may write to")
+            .next(FULL)
     };
     let destination = std::path::absolute(destination).map_err(disk)?;
     let taken = match fs::read_dir(&destination) {
@@ -82,11 +97,19 @@ pub async fn export(
     }
     let parent = destination.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(disk)?;
-    // Mode 0700, as everything of the database is in it.
-    let half = tempfile::Builder::new().prefix(".pglife-export-").tempdir_in(parent).map_err(disk)?;
+    // As everything of the database is in it.
+    let owner_only = Permissions::from_mode(0o700);
+    let half = tempfile::Builder::new().prefix(".pglife-export-").permissions(owner_only).tempdir_in(parent);
+    let half = half.map_err(disk)?;
 
     progress(Tick::Step(format!("exporting {}", commit.set)));
     let (commit, manifest, files, bytes) = match objects {
+        None if !names.is_empty() => {
+            let fetched = fetch(control, repository, commit, half.path(), names, identity, &what, progress).await;
+            let (files, bytes) = fetched.map_err(|error| error.safe(&safe))?;
+            sync_folders(half.path()).map_err(disk)?;
+            (commit.clone(), None, files, bytes)
+        }
         None => put_together(control, repository, commit, half.path(), identity, &what, progress)
             .await
             .map_err(|error| error.safe(&safe))?,
@@ -98,9 +121,9 @@ pub async fn export(
                 }
                 CopyError::Disk(error) => disk(error),
                 CopyError::Storage(error) => failed(&what)(error).safe(&safe),
-                CopyError::Damaged(why) => OperationError::new(Exit::VerifyFailed, format!("{what}: {why}"))
-                    .safe(&safe)
-                    .next("see what else is damaged: pglife backups verify; export another backup; take a new one now"),
+                CopyError::Damaged(why) => {
+                    OperationError::new(Exit::VerifyFailed, format!("{what}: {why}")).safe(&safe).next(DAMAGED)
+                }
             })?;
             (commit.clone(), None, files, bytes)
         }
@@ -149,38 +172,28 @@ async fn put_together(
     what: &str,
     progress: Progress<'_>,
 ) -> Result<(Commit, Option<Manifest>, usize, u64), OperationError> {
-    let (mut manifest, keys) = control.manifest(repository, commit, identity)?;
-    let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
-    let _held = control.state.hold_sets(ancestors).map_err(failed(what))?;
-    let refuse = |error: PlanError| OperationError::new(error.exit(), format!("{what}: {error}"));
-    let plan = plan_volume_restore(&manifest, manifest.server.major, &Wanted::Everything, worker_threads());
-    let plan = plan.map_err(refuse)?;
-    let recipe = recipe_of(repository, commit, keys.as_ref()).map_err(failed(what))?;
-    let (_, copy) = manifest.volume().ok_or_else(|| refuse(PlanError::NoVolumes))?;
+    let Tar { mut manifest, job, bytes, _held } = tar_of(control, repository, commit, identity, what)?;
+    let recipe = recipe_of(repository, commit, job.keys.as_ref()).map_err(failed(what))?;
+    let (_, copy) = manifest.volume().ok_or_else(|| refuse(what)(PlanError::NoVolumes))?;
     let codec = manifest.codec.parse().unwrap_or_default();
     let to = FolderLocation { location: Location::Local { folder: folder.to_owned() }, folder: None };
     let request = Request::Join(Box::new(JoinJob {
-        tar: plan.job(&Source::from_here(repository, commit, manifest.ancestors()), keys),
+        tar: job,
         copy: VolumeCopy { incremental: None, ..copy.clone() },
         to,
         object: manifest.naming().volume(codec),
         codec,
         recipients: manifest.encryption.clone(),
     }));
-    let mut session = Session::in_child().await.map_err(failed(what))?;
     let mut made = None;
-    let expected = Some(plan.tar_bytes());
-    let done = session
-        .request(&request, &control.cancel, |event| match event {
-            Event::Object(object) => made = Some(object),
-            Event::Progress { plain_bytes, stored_bytes } => {
-                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
-            }
-            _ => {}
-        })
-        .await;
-    close_worker(session).await;
-    done.map_err(failed(what))?;
+    let done = work(control, &request, what, |event| match event {
+        Event::Object(object) => made = Some(object),
+        Event::Progress { plain_bytes, stored_bytes } => {
+            progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: Some(bytes) });
+        }
+        _ => {}
+    });
+    done.await?;
     manifest.objects = made.into_iter().collect();
     let mut bytes = manifest.stored_bytes();
     let documents = Documents::of(commit.location(), manifest, &recipe, None);
@@ -196,6 +209,96 @@ async fn put_together(
     }
     sync_folders(folder).map_err(disk)?;
     Ok((documents.commit, Some(documents.manifest), documents.small.len() + 2, bytes))
+}
+
+/// Writes the files called `names` of the copy of `commit` into `folder`. Returns their number and size.
+#[expect(clippy::too_many_arguments, reason = "one caller, with all of it at hand")]
+async fn fetch(
+    control: &ControlPlane,
+    repository: &Repository,
+    commit: &Commit,
+    folder: &Path,
+    names: &[PathInCopy],
+    identity: Option<&Path>,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(usize, u64), OperationError> {
+    let Tar { manifest, job, _held, .. } = tar_of(control, repository, commit, identity, what)?;
+    let (_, copy) = manifest.volume().ok_or_else(|| refuse(what)(PlanError::NoVolumes))?;
+    let request = Request::Fetch(Box::new(FetchJob {
+        tar: job,
+        index: manifest.blocks().cloned(),
+        entries: copy.entries,
+        names: names.to_vec(),
+        to: folder.to_owned(),
+    }));
+    let mut fetched = (0, 0);
+    let done = work(control, &request, what, |event| match event {
+        Event::Fetched { files, bytes } => fetched = (files, bytes),
+        Event::Progress { plain_bytes, stored_bytes } => {
+            progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected: None });
+        }
+        _ => {}
+    });
+    let pgdata = copy.pgdata.trim_start_matches('/');
+    done.await.map_err(|error| match error.exit {
+        Exit::NotFound => error.next(format!(
+            "names are those in the tar: {pgdata}/postgresql.conf, {pgdata}/base (a folder: every file below it), and for a table what \
+             pg_relation_filepath() says, below {pgdata}; those of all files: export without --path, then tar -t"
+        )),
+        _ => error,
+    })?;
+    Ok(fetched)
+}
+
+/// The tar of a copy of volumes, as a worker on this machine reads it.
+struct Tar {
+    manifest: Manifest,
+    job: UnpackJob,
+    /// Its size.
+    bytes: u64,
+    /// The sets that it lies in beside its own.
+    _held: Vec<HeldLock>,
+}
+
+fn tar_of(
+    control: &ControlPlane,
+    repository: &Repository,
+    commit: &Commit,
+    identity: Option<&Path>,
+    what: &str,
+) -> Result<Tar, OperationError> {
+    let (manifest, keys) = control.manifest(repository, commit, identity)?;
+    let ancestors = manifest.ancestors().iter().map(|ancestor| &ancestor.set);
+    let held = control.state.hold_sets(ancestors).map_err(failed(what))?;
+    let plan = plan_volume_restore(&manifest, manifest.server.major, &Wanted::Everything, worker_threads());
+    let plan = plan.map_err(refuse(what))?;
+    let job = plan.job(&Source::from_here(repository, commit, manifest.ancestors()), keys);
+    Ok(Tar { bytes: plan.tar_bytes(), manifest, job, _held: held })
+}
+
+fn refuse(what: &str) -> impl FnOnce(PlanError) -> OperationError {
+    move |error| OperationError::new(error.exit(), format!("{what}: {error}"))
+}
+
+/// Has a worker on this machine do `request`.
+async fn work(
+    control: &ControlPlane,
+    request: &Request,
+    what: &str,
+    on_event: impl FnMut(Event),
+) -> Result<(), OperationError> {
+    let mut session = Session::in_child().await.map_err(failed(what))?;
+    let done = session.request(request, &control.cancel, on_event).await;
+    close_worker(session).await;
+    done.map(drop).map_err(|error| match error {
+        SessionError::Failed { trouble: Trouble::Damaged, .. } => failed(what)(error).next(DAMAGED),
+        // It writes to the destination only.
+        SessionError::Failed { trouble: Trouble::Full, .. } => {
+            OperationError { next: Some(FULL.to_owned()), ..failed(what)(error) }
+        }
+        error => failed(what)(error),
+    })
 }
 
 /// The text of `recipe.json`.

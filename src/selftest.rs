@@ -173,7 +173,8 @@ async fn in_run(
     run.will_make(&policy.host, &Thing::Folder(scratch.to_owned()))?;
     let whole = scratch.join("whole");
     // What builds on others is a full set there.
-    let exported = export::export(control, repository, commit, &whole, request.identity.as_deref(), progress).await?;
+    let identity = request.identity.as_deref();
+    let exported = export::export(control, repository, commit, &whole, &[], identity, progress).await?;
     let root = scratch.join("repository");
     let location = Location::Local { folder: root.clone() };
     let repository = Repository::init(&location).map_err(failed(what))?;

@@ -16,8 +16,8 @@
 //! * A dead control plane closes stdin, whatever killed it, and that ends the worker.
 //! * Every request ends in exactly one [`Event::Verdict`]. A stream that ends without one is a failure.
 //!
-//! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`verify`],
-//! [`copy`] and [`check`] do the work.
+//! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`fetch`],
+//! [`verify`], [`copy`] and [`check`] do the work.
 
 mod block_index;
 pub mod check;
@@ -25,6 +25,7 @@ pub mod copy;
 mod destinations;
 pub mod dump;
 mod failure;
+pub mod fetch;
 mod files;
 mod join;
 pub mod pg_upgrade;
@@ -83,6 +84,8 @@ pub enum Request {
     Unpack(Box<UnpackJob>),
     /// Make one object of a tar that is spread over several sets.
     Join(Box<JoinJob>),
+    /// Take single files out of a volume backup.
+    Fetch(Box<fetch::FetchJob>),
     /// Restore globals and databases from the set folder into an empty server.
     Restore(Box<RestoreJob>),
     /// Read objects and compare them with what was recorded.
@@ -156,6 +159,7 @@ impl Request {
             }
             Self::Unpack(job) => job.places(),
             Self::Join(job) => job.tar.places().into_iter().chain([&job.to]).collect(),
+            Self::Fetch(job) => job.tar.places(),
             Self::Restore(job) => vec![&job.place],
             Self::Verify(job) => vec![&job.place],
             Self::Copy(job) => vec![&job.from, &job.to],
@@ -383,9 +387,13 @@ pub struct FilesCheck {
 }
 
 impl UnpackJob {
+    /// The sets that the tar lies in beside its own, nearest first.
+    fn ancestors(&self) -> impl Iterator<Item = &(Ancestor, FolderLocation)> {
+        self.chain.iter().flat_map(|chain| &chain.ancestors)
+    }
+
     fn places(&self) -> Vec<&FolderLocation> {
-        let ancestors = self.chain.iter().flat_map(|chain| &chain.ancestors);
-        std::iter::once(&self.place).chain(ancestors.map(|(_, place)| place)).collect()
+        std::iter::once(&self.place).chain(self.ancestors().map(|(_, place)| place)).collect()
     }
 
     fn threads(&self) -> NonZeroUsize {
@@ -619,6 +627,13 @@ pub enum Event {
     Vanished {
         /// Its name.
         database: DatabaseName,
+    },
+    /// The answer to [`Request::Fetch`].
+    Fetched {
+        /// How many files were written.
+        files: usize,
+        /// Their size.
+        bytes: u64,
     },
     /// A database is restored.
     Restored {

@@ -21,6 +21,7 @@ use crate::policy::Policy;
 use crate::prune::pins;
 use crate::storage::{self, Key};
 use crate::verification::{self, Sample, Verified};
+use crate::worker::fetch::PathInCopy;
 
 /// The command line.
 #[derive(Debug, clap::Args)]
@@ -91,6 +92,9 @@ enum Command {
         /// The folder: empty, or not there yet
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
+        /// Only this file of a copy of volumes, or every file below this folder, by its name in the tar: data/17/base; can be repeated
+        #[arg(long = "path", value_name = "NAME")]
+        paths: Vec<PathInCopy>,
         #[command(flatten)]
         identity: Identity,
     },
@@ -132,8 +136,9 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure>
         }
         Command::Pin { place, backup, reason, until } => pin::pin(&control, place, backup, reason, *until, context),
         Command::Unpin { place, backup } => pin::unpin(&control, place, backup, context),
-        Command::Export { place, backup, to, identity } => {
-            export::run(&control, place, backup, to, identity.identity.as_deref(), context).await
+        Command::Export { place, backup, to, paths, identity } => {
+            let wish = export::Wish { backup, paths, identity: identity.identity.as_deref() };
+            export::run(&control, place, &wish, to, context).await
         }
         Command::Delete { place, wish } => delete::run(&control, place, wish, context).await,
     }

@@ -9,6 +9,7 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,12 @@ impl<'a> Source<'a> {
     pub fn open(object: &'a dyn ReadAt) -> Result<Self, PipelineError> {
         let table = SeekTable::read(object)?;
         Ok(Self { object, format: table.format(), frames: table.frames().collect(), plain_bytes: table.plain_bytes() })
+    }
+
+    /// What the frame that holds the byte at `offset` holds, among the plain bytes.
+    pub fn frame_around(&self, offset: u64) -> Option<Range<u64>> {
+        let frame = self.frame_at(offset)?;
+        Some(frame.plain_offset..frame.plain_offset + u64::from(frame.entry.plain_bytes))
     }
 
     /// The frame that holds the byte at `offset`.

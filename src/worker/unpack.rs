@@ -129,7 +129,7 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 }
 
 /// Where an entry goes. None for a name that leads out of the volumes.
-fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
+pub(super) fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
     let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
     let path = Path::new("/").join(name);
     (plain && volumes.iter().any(|volume| path.starts_with(volume))).then_some(path)

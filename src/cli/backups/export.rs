@@ -1,4 +1,4 @@
-//! `pglife backups export`: a backup as an ordinary folder.
+//! `pglife backups export`: a backup as an ordinary folder, or files out of one.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::cluster::ClusterName;
 use crate::control::{ControlPlane, Found, or_elsewhere};
 use crate::exit::Exit;
 use crate::export;
+use crate::worker::fetch::PathInCopy;
 
 #[derive(Serialize)]
 struct Item<'a> {
@@ -21,19 +22,27 @@ struct Item<'a> {
     bytes: u64,
 }
 
+/// What is to be exported.
+pub(super) struct Wish<'a> {
+    pub(super) backup: &'a Selector,
+    /// The files; none: all of it.
+    pub(super) paths: &'a [PathInCopy],
+    pub(super) identity: Option<&'a Path>,
+}
+
 pub(super) async fn run(
     control: &ControlPlane,
     place: &Place,
-    backup: &Selector,
+    wish: &Wish<'_>,
     to: &Path,
-    identity: Option<&Path>,
     context: &Context,
 ) -> Result<Exit, Failure> {
     let policy = policy(control, place)?;
     let repositories = control.repositories_of(policy, place.repo.as_ref())?;
-    let Found { repository, commit, elsewhere, .. } = repositories.find(control, policy, backup)?;
+    let Found { repository, commit, elsewhere, .. } = repositories.find(control, policy, wish.backup)?;
     let reporter = context.reporter();
-    let exported = export::export(control, repository, &commit, to, identity, &|tick| reporter.tick(tick)).await;
+    let tick = |tick| reporter.tick(tick);
+    let exported = export::export(control, repository, &commit, to, wish.paths, wish.identity, &tick).await;
     reporter.finish();
     let exported = exported.map_err(or_elsewhere(&elsewhere))?;
     let item = Item {
@@ -54,10 +63,14 @@ pub(super) async fn run(
         ]);
         table
     })?;
-    let how = match commit.parent {
-        None => "every byte is as it was written",
-        Some(_) => "it is a full backup there, which needs no other",
-    };
-    context.output.note(&format!("{how}; RECOVER.md there tells how to recover without pglife"));
+    context.output.note(match commit.parent {
+        _ if !wish.paths.is_empty() => {
+            "what was copied while the server ran is of different moments: only the WAL in the copy makes it agree"
+        }
+        None => "every byte is as it was written; RECOVER.md there tells how to recover without pglife",
+        Some(_) => {
+            "it is a full backup there, which needs no other; RECOVER.md there tells how to recover without pglife"
+        }
+    });
     Ok(Exit::Ok)
 }

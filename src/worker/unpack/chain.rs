@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use super::Unread;
+use crate::backup_set::Object;
 use crate::backup_set::block_index::{IndexError, IndexReader, Line, Part, shortened};
 use crate::encryption::Keys;
 use crate::pipeline::seal::Unsealed;
@@ -24,40 +25,84 @@ pub(in crate::worker) fn read(
     line: &Messages,
 ) -> Result<(), Unread> {
     let keys = keys_for(&job.object, job.keys.as_ref())?;
-    let text = read_index(folder, &chain.index, keys, &line.meter, &line.stop)?;
+    let text = index_text(job, &chain.index, folder, keys, line)?;
     let lines = || IndexReader::begin(&text[..]).map_err(|error| unreadable_index(&error));
-    let header = lines()?.header().clone();
-    if !header.sources[1..].iter().eq(chain.ancestors.iter().map(|(ancestor, _)| &ancestor.set)) {
-        let what = format!("{} names other sets than the manifest", chain.index.name);
-        return Err(Failure::new(Trouble::Damaged, what).into());
-    }
-    let mut objects = vec![open(folder, &job.object.name, job.object.stored.bytes, None)?];
-    for (ancestor, place) in &chain.ancestors {
-        let folder = place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
-        objects.push(open(&folder, &ancestor.name, ancestor.stored.bytes, Some(ancestor.set.as_str()))?);
-    }
-    let names: Vec<String> = std::iter::once(job.object.name.clone())
-        .chain(chain.ancestors.iter().map(|(ancestor, _)| format!("{}/{}", ancestor.set, ancestor.name)))
-        .collect();
-    let unsealed = unseal(&objects, &names, keys)?;
-    let mut sources = Vec::new();
-    for (number, name) in names.iter().enumerate() {
-        let inside: &dyn ReadAt = unsealed.get(number).map_or(&*objects[number], |unsealed| unsealed);
-        sources.push(Source::open(inside).map_err(|error| pipeline_failure(&format!("reading {name}"), &error))?);
-    }
+    let objects = Objects::open(job, folder)?;
+    let unsealed = objects.unsealed(keys)?;
+    let sources = objects.sources(&unsealed)?;
     let parts = lines()?.flat_map(parts);
-    let mut checked =
-        Checked { lines: lines()?, block_bytes: header.block_bytes as usize, file: None, wrong: None, sink };
+    let block_bytes = lines()?.header().block_bytes;
+    let mut checked = Checked::new(lines()?, block_bytes, sink);
     let put = assemble(&sources, parts, &mut checked, job.threads(), &line.meter, &line.stop);
-    if let Some(wrong) = checked.wrong {
-        return Err(Failure::new(Trouble::Damaged, wrong).into());
-    }
-    let bytes = put.map_err(|error| Unread::of(&format!("reading {}", names.join(", ")), &error))?;
+    checked.verdict()?;
+    let bytes = put.map_err(|error| Unread::of(&format!("reading {}", objects.names()), &error))?;
     if bytes == chain.tar_bytes {
         return Ok(());
     }
     let what = format!("the tar that was put together has {bytes} bytes, it had {}", chain.tar_bytes);
     Err(Failure::new(Trouble::Damaged, what).into())
+}
+
+/// The text of the block index `index`, which must name the sets that the manifest names.
+pub(in crate::worker) fn index_text(
+    job: &UnpackJob,
+    index: &Object,
+    folder: &Folder,
+    keys: Option<&Keys>,
+    line: &Messages,
+) -> Result<Vec<u8>, Failure> {
+    let text = read_index(folder, index, keys, &line.meter, &line.stop)?;
+    let lines = IndexReader::begin(&text[..]).map_err(|error| unreadable_index(&error))?;
+    if lines.header().sources[1..].iter().eq(job.ancestors().map(|(ancestor, _)| &ancestor.set)) {
+        return Ok(text);
+    }
+    Err(Failure::new(Trouble::Damaged, format!("{} names other sets than the manifest", index.name)))
+}
+
+/// The objects that a tar lies in: the set's own, and those of the sets it needs, nearest first. Each with what it is called.
+pub(in crate::worker) struct Objects(Vec<(String, Box<dyn ReadAt>)>);
+
+impl Objects {
+    pub(in crate::worker) fn open(job: &UnpackJob, folder: &Folder) -> Result<Self, Failure> {
+        let own = open(folder, &job.object.name, job.object.stored.bytes, None)?;
+        let mut objects = vec![(job.object.name.clone(), own)];
+        for (ancestor, place) in job.ancestors() {
+            let folder = place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
+            let object = open(&folder, &ancestor.name, ancestor.stored.bytes, Some(ancestor.set.as_str()))?;
+            objects.push((format!("{}/{}", ancestor.set, ancestor.name), object));
+        }
+        Ok(Self(objects))
+    }
+
+    /// What they are called, for whoever reads that they cannot be read.
+    pub(in crate::worker) fn names(&self) -> String {
+        let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// Their insides; none where they are not sealed.
+    pub(in crate::worker) fn unsealed(&self, keys: Option<&Keys>) -> Result<Vec<Unsealed<'_>>, Failure> {
+        let Some(keys) = keys else { return Ok(vec![]) };
+        let mut unsealed = Vec::new();
+        for (name, object) in &self.0 {
+            unsealed.push(Unsealed::open(&**object, keys).map_err(|error| unreadable(name, &error))?);
+        }
+        Ok(unsealed)
+    }
+
+    /// Where their frames are.
+    pub(in crate::worker) fn sources<'s>(&'s self, unsealed: &'s [Unsealed<'_>]) -> Result<Vec<Source<'s>>, Failure> {
+        let mut sources = Vec::new();
+        for (number, (name, object)) in self.0.iter().enumerate() {
+            let inside: &dyn ReadAt = unsealed.get(number).map_or(&**object, |unsealed| unsealed);
+            sources.push(Source::open(inside).map_err(|error| unreadable(name, &error))?);
+        }
+        Ok(sources)
+    }
+}
+
+fn unreadable(name: &str, error: &PipelineError) -> Failure {
+    pipeline_failure(&format!("reading {name}"), error)
 }
 
 fn open(folder: &Folder, name: &str, bytes: u64, ancestor: Option<&str>) -> Result<Box<dyn ReadAt>, Failure> {
@@ -71,21 +116,6 @@ fn open(folder: &Folder, name: &str, bytes: u64, ancestor: Option<&str>) -> Resu
     }
     let what = format!("{what}: it has {} bytes, {bytes} were written", object.size());
     Err(Failure::new(Trouble::Damaged, what))
-}
-
-/// The insides of sealed objects; none where they are not sealed.
-fn unseal<'a>(
-    objects: &'a [Box<dyn ReadAt>],
-    names: &[String],
-    keys: Option<&Keys>,
-) -> Result<Vec<Unsealed<'a>>, Failure> {
-    let Some(keys) = keys else { return Ok(vec![]) };
-    let mut unsealed = Vec::new();
-    for (object, name) in objects.iter().zip(names) {
-        let inside = Unsealed::open(&**object, keys);
-        unsealed.push(inside.map_err(|error| pipeline_failure(&format!("reading {name}"), &error))?);
-    }
-    Ok(unsealed)
 }
 
 fn parts(line: Result<Line, IndexError>) -> Vec<Result<Part, PipelineError>> {
@@ -107,9 +137,9 @@ struct File {
     rest: u64,
 }
 
-/// Compares every block with the index, and hands the bytes on.
-struct Checked<'a> {
-    lines: IndexReader<&'a [u8]>,
+/// Compares every block with what `lines` say of it, and hands the bytes on.
+pub(in crate::worker) struct Checked<'a, L> {
+    lines: L,
     block_bytes: usize,
     file: Option<File>,
     /// The first difference.
@@ -117,7 +147,16 @@ struct Checked<'a> {
     sink: &'a mut (dyn Write + Send),
 }
 
-impl Checked<'_> {
+impl<'a, L: Iterator<Item = Result<Line, IndexError>>> Checked<'a, L> {
+    pub(in crate::worker) fn new(lines: L, block_bytes: u32, sink: &'a mut (dyn Write + Send)) -> Self {
+        Self { lines, block_bytes: block_bytes as usize, file: None, wrong: None, sink }
+    }
+
+    /// What was wrong with the bytes that have passed.
+    pub(in crate::worker) fn verdict(self) -> Result<(), Failure> {
+        self.wrong.map_or(Ok(()), |wrong| Err(Failure::new(Trouble::Damaged, wrong)))
+    }
+
     /// The line that the next byte belongs to.
     fn current(&mut self) -> Result<&mut File, String> {
         while self.file.as_ref().is_none_or(|file| file.rest == 0) {
@@ -157,7 +196,7 @@ impl Checked<'_> {
     }
 }
 
-impl Write for Checked<'_> {
+impl<L: Iterator<Item = Result<Line, IndexError>>> Write for Checked<'_, L> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Err(wrong) = self.check(bytes) {
             self.wrong = Some(wrong);
@@ -194,7 +233,7 @@ mod tests {
         let pass = |tar: &[u8]| {
             let mut sink = Vec::new();
             let lines = IndexReader::begin(&index[..]).expect("an index");
-            let mut checked = Checked { lines, block_bytes: page, file: None, wrong: None, sink: &mut sink };
+            let mut checked = Checked::new(lines, SMALLEST_BLOCK, &mut sink);
             let passed = tar.chunks(1000).try_for_each(|some| checked.write_all(some));
             passed.map_err(|_| checked.wrong.unwrap_or_default())
         };

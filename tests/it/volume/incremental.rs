@@ -1,11 +1,14 @@
 //! Copies that build on each other: each is whole, none is larger than what changed, and nobody takes away what it needs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
 use super::{SUMS_AGREE, is_left_alone, let_rest, let_work, working};
-use crate::house::{House, docker, sql};
+use crate::house::{House, docker, files_below, sql};
 use crate::s3::Server;
 
 const CHAINS_OF_THREE: &str = "[backup.volume]\nfull_every = 3";
@@ -133,18 +136,69 @@ fn every_copy_of_a_chain_is_whole() {
     assert_eq!(planned["blocks"]["ancestors"], serde_json::json!([fourth.set]));
     let out = house.path("out");
     house.pglife(&["backups", "export", &source, "--backup", &second.set, "--to", &out.to_string_lossy()]).ok();
-    let mut names: Vec<String> = crate::house::files_below(&out)
-        .iter()
-        .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
-        .collect();
+    assert_eq!(out.metadata().expect("it is there").mode() & 0o7777, 0o700);
+    let mut names: Vec<String> =
+        files_below(&out).iter().map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect();
     names.sort();
     assert_eq!(names, ["COMMIT", "RECOVER.md", "manifest.json", "recipe.json", "volume.tar.gz"]);
     let label = format!("tar -xOf - data/17/backup_label < <(gzip -dc {}/volume.tar.gz)", out.display());
-    let label = std::process::Command::new("bash").args(["-c", &label]).output().expect("it runs");
+    let label = Command::new("bash").args(["-c", &label]).output().expect("it runs");
     let label = String::from_utf8_lossy(&label.stdout).into_owned();
     assert!(label.contains(&format!("LABEL: pglife {}", second.set)), "{label}");
+    files_are_fetched(&house, &source, &second.set, &out.join("volume.tar.gz"));
 
     needs_are_known(&house, &source, [&first.set, &second.set, &third.set]);
+}
+
+/// Single files of an incremental set, which changed or did not, and which its index knows or does not, are what they are in `tar`.
+fn files_are_fetched(house: &House, source: &str, set: &str, tar: &Path) {
+    let stock = house.path("stock");
+    fs::create_dir(&stock).expect("a folder");
+    let (tar, stock_folder) = (tar.to_string_lossy(), stock.to_string_lossy());
+    // Owners are of no use here.
+    let unpacked = Command::new("tar").args(["--no-same-owner", "-xzf", &tar, "-C", &stock_folder]).status();
+    assert!(unpacked.expect("it runs").success());
+    let changed = sql(&format!("{source}-db"), "postgres", "select pg_relation_filepath('pgbench_accounts')");
+    let changed = format!("data/17/{changed}");
+    let fetch = |to: &str, names: &[&str]| {
+        let to = house.path(to);
+        let mut arguments = vec!["backups", "export", source, "--backup", set, "-o", "json"];
+        let folder = to.to_string_lossy().into_owned();
+        arguments.extend(["--to", &folder]);
+        arguments.extend(names.iter().flat_map(|name| ["--path", *name]));
+        (house.pglife(&arguments), to)
+    };
+    let fetches: [&[&str]; 2] =
+        [&[&changed, "/data/17/PG_VERSION"], &["data/17/pg_wal", "data/17/base/1", "config", &changed]];
+    for (number, names) in fetches.into_iter().enumerate() {
+        let (ended, to) = fetch(&format!("fetched{number}"), names);
+        let answer: Value = serde_json::from_str(&ended.ok().stdout).expect("JSON");
+        let fetched = files_below(&to);
+        let below = |name: &&str| files_below_or_itself(&stock.join(name.trim_start_matches('/')));
+        let mut expected: Vec<PathBuf> = names.iter().flat_map(below).collect();
+        expected.sort();
+        let inside = |paths: &[PathBuf], folder: &Path| -> Vec<PathBuf> {
+            paths.iter().map(|path| path.strip_prefix(folder).expect("below").to_owned()).collect()
+        };
+        assert_eq!(inside(&fetched, &to), inside(&expected, &stock));
+        let mut bytes = 0;
+        for (file, other) in fetched.iter().zip(&expected) {
+            assert!(fs::read(file).expect("read") == fs::read(other).expect("read"), "{}", file.display());
+            let metadata = file.metadata().expect("it is there");
+            bytes += metadata.len();
+            assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o600, to.metadata().expect("there").uid()));
+        }
+        assert_eq!(to.metadata().expect("it is there").mode() & 0o7777, 0o700);
+        let item = &answer["items"][0];
+        assert_eq!((&item["files"], &item["bytes"]), (&fetched.len().into(), &bytes.into()));
+    }
+    let (ended, to) = fetch("nothing", &[&changed, "data/17/base/nothing"]);
+    ended.exits(5).says(&["data/17/base/nothing", "data/17/postgresql.conf", "pg_relation_filepath"]);
+    assert!(!to.exists());
+}
+
+fn files_below_or_itself(path: &Path) -> Vec<PathBuf> {
+    if path.is_dir() { files_below(path) } else { vec![path.to_owned()] }
 }
 
 /// Nobody takes away what another set needs, and damage to it is told of every set that it is damage to.
@@ -166,6 +220,14 @@ fn needs_are_known(house: &House, source: &str, [first, second, third]: [&String
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&object, bytes).expect("written");
+    // What a fetch does not need, it does not read.
+    let fetch = |name: &str| {
+        let to = house.path("spoiled").to_string_lossy().into_owned();
+        house.pglife(&["backups", "export", source, "--backup", first, "--path", name, "--to", &to])
+    };
+    fetch("data").exits(21).says(&["volume.tar.zst", "pglife backups verify"]);
+    assert!(!house.path("spoiled").exists());
+    fetch("data/17/PG_VERSION").ok();
     let verified = house.pglife(&["backups", "verify", source, "-o", "json", "--backup", third]).exits(21);
     verified.says(&[&format!("{third} in repository \"local\" builds on {first}, which is damaged")]);
     // Changed bytes are not taken for content: where they are needed, the restore ends.
@@ -223,6 +285,24 @@ fn a_chain_is_sealed_copied_and_proven_out_of_a_bucket() {
     house.pglife(&[&["backups", "verify", &source], &identity[..]].concat()).ok();
     // Out of the bucket alone; the certificate cannot be written to the other one.
     fs::rename(house.path("repo"), house.path("away")).expect("moved");
+    let to = house.path("fetched").to_string_lossy().into_owned();
+    let fetch = [
+        "backups",
+        "export",
+        &source,
+        "--backup",
+        &third,
+        "--path",
+        "/data/15/PG_VERSION",
+        "--path",
+        "secret",
+        "--to",
+        &to,
+    ];
+    house.pglife(&fetch).exits(12).says(&["--identity"]);
+    house.pglife(&[&fetch, &identity[..]].concat()).ok();
+    assert_eq!(fs::read_to_string(house.path("fetched/data/15/PG_VERSION")).expect("fetched"), "15\n");
+    assert!(house.path("fetched/secret/adminpass").is_file());
     let drilled = house.pglife(&[&["drill", &source, "--backup", "latest:volume"], &identity[..]].concat()).exits(3);
     drilled.says(&["proven"]);
     let copy = house.name("copy");
