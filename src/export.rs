@@ -96,6 +96,11 @@ pub async fn export(
         return Err(OperationError::new(Exit::Refused, what).safe("nothing was written").next("name a new folder"));
     }
     let parent = destination.parent().unwrap_or(Path::new("/"));
+    // A worker is told of it in JSON.
+    if objects.is_none() && parent.to_str().is_none() {
+        let what = format!("{what}: the name of the folder {} is not UTF-8", parent.display());
+        return Err(OperationError::new(Exit::Usage, what).safe("nothing was written").next("name another folder"));
+    }
     fs::create_dir_all(parent).map_err(disk)?;
     // As everything of the database is in it.
     let owner_only = Permissions::from_mode(0o700);
