@@ -124,7 +124,7 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
         scene.drive(Goal::Upgraded).await?;
         scene.check_serving().await?;
         // While it is open the daemon leaves them alone.
-        let trouble = scene.reopen().await;
+        let trouble = scene.reopen(true).await;
         scene.phase(Phase::Upgraded).map(|()| trouble)
     }
     .await;
@@ -149,7 +149,8 @@ async fn finish(scene: &mut Scene<'_>) -> Result<Upgraded, OperationError> {
             scene.save_report()?;
         }
         Err(error) => warnings.push(format!(
-            "the upgrade is done, but the first backup of the new server failed: {}; take one: pglife backup {cluster}",
+            "the {} is done, but the first backup of the new server failed: {}; take one: pglife backup {cluster}",
+            scene.plan,
             error.chain()
         )),
     }
@@ -194,7 +195,7 @@ async fn undo_after(scene: &mut Scene<'_>, error: OperationError) -> OperationEr
 async fn go_back(scene: &mut Scene<'_>) -> Result<(), OperationError> {
     scene.phase(Phase::Undoing)?;
     scene.drive(Goal::AsBefore).await?;
-    if let Some(trouble) = scene.reopen().await {
+    if let Some(trouble) = scene.reopen(scene.plan.old_server == OldServer::Serves).await {
         // A bar that is not drawn shows no warning, either.
         tracing::warn!(cluster = %scene.plan.cluster, "{trouble}");
     }

@@ -111,6 +111,11 @@ pub enum Request {
         /// The data directory, where the worker sees it.
         pgdata: String,
     },
+    /// Say how much is free.
+    MeasureFreeSpace {
+        /// A folder on the disk that is meant.
+        folder: String,
+    },
     /// Say how far the server's transactions are.
     CountTransactions {
         /// How to log in.
@@ -167,6 +172,7 @@ impl Request {
             | Self::Survey { .. }
             | Self::LookAtImage { .. }
             | Self::ReadControlFile { .. }
+            | Self::MeasureFreeSpace { .. }
             | Self::CountTransactions { .. }
             | Self::TakeFacts(_)
             | Self::Settle(_)
@@ -482,6 +488,11 @@ pub enum Event {
     Surveyed(Box<crate::postgres::survey::Survey>),
     /// The answer to [`Request::LookAtImage`].
     Image(Box<crate::postgres::installation::Installation>),
+    /// The answer to [`Request::MeasureFreeSpace`].
+    FreeSpace {
+        /// Bytes that anybody may write.
+        bytes: u64,
+    },
     /// The answer to [`Request::ReadControlFile`].
     ControlFile(crate::postgres::control_data::ControlData),
     /// The answer to [`Request::CountTransactions`].

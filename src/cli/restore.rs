@@ -11,7 +11,7 @@ use crate::control::ControlPlane;
 use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::restore::{self, Plan, RestoreRequest, Wanted};
-use crate::upgrade::plan::{Trial, UpgradePlan};
+use crate::upgrade::plan::{OldServer, Trial, UpgradePlan};
 use crate::upgrade::{self, InPlace, InPlaceRequest};
 use crate::worker::TableName;
 
@@ -69,6 +69,7 @@ struct Item {
 /// A restore in place, as programs read it.
 #[derive(Serialize)]
 struct InPlaceItem<'a> {
+    warnings: &'a [String],
     steps: &'a [String],
     plan: &'a UpgradePlan,
 }
@@ -80,10 +81,11 @@ fn steps_in_place(in_place: &InPlace) -> Vec<String> {
     let mut steps = vec![match &in_place.how {
         Plan::Dump(how) => format!(
             "make volume {}; start PostgreSQL {} on it in {target}, which nobody knows; restore the {} databases of {set} into it; \
-             carry pg_hba.conf and pg_ident.conf over, and settings of ALTER SYSTEM",
+             carry over pg_hba.conf and pg_ident.conf{}",
             plan.new_volume,
             plan.to,
-            how.databases.len()
+            how.databases.len(),
+            if plan.old_server == OldServer::Serves { ", postgresql.conf and settings of ALTER SYSTEM" } else { "" }
         ),
         Plan::Volume(how) => format!(
             "make volume {}; unpack {} of {set} into it; start PostgreSQL {} on it in {target}, which nobody knows, until it has \
@@ -96,8 +98,10 @@ fn steps_in_place(in_place: &InPlace) -> Vec<String> {
     if !plan.dependents.is_empty() {
         steps.push(format!("stop what depends on it, in this order: {}", plan.dependents.join(", ")));
     }
+    if plan.old_server != OldServer::Stopped {
+        steps.push(format!("stop container {container}; from here on nobody is served"));
+    }
     steps.extend([
-        format!("stop container {container}; from here on nobody is served"),
         format!("start the new server once with every setting, in {}", plan.trial(Trial::Proof)),
         "commit: until here a failure goes back, from here on forward".to_owned(),
         format!(
@@ -122,9 +126,12 @@ async fn in_place(
 ) -> Result<Exit, Failure> {
     let prepared = upgrade::prepare_in_place(control, policy, request).await?;
     let set = prepared.how.set();
+    for warning in &prepared.warnings {
+        context.output.note(&format!("warning: {warning}"));
+    }
     if dry_run {
         let steps = steps_in_place(&prepared);
-        let item = InPlaceItem { steps: &steps, plan: &prepared.plan };
+        let item = InPlaceItem { warnings: &prepared.warnings, steps: &steps, plan: &prepared.plan };
         context.output.items("InPlacePlan", &[item], |_| {
             let mut table = output::table(&["", "WHAT"]);
             for (number, step) in steps.iter().enumerate() {
@@ -133,8 +140,7 @@ async fn in_place(
             table
         })?;
         context.output.note(&format!(
-            "nothing was done; to do it: pglife restore {} --backup {set} --in-place --yes",
-            policy.name
+            "nothing was done; to do it: the same command with --backup {set} --yes instead of --dry-run"
         ));
         return Ok(Exit::Ok);
     }

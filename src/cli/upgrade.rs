@@ -10,7 +10,7 @@ use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
 use crate::policy::UpgradeMethod;
 use crate::upgrade::journal::Phase;
-use crate::upgrade::plan::{Method, UpgradePlan};
+use crate::upgrade::plan::{Method, OldServer, UpgradePlan};
 use crate::upgrade::preflight::{Finding, Severity};
 use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
 
@@ -338,11 +338,15 @@ fn tell_of(recorded: &Recorded, context: &Context) {
         Phase::AsBefore => {
             let why = recorded.report.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             let kept = if recorded.report.keep_new_volume {
-                format!("; what was written to the new server is in volume {}, which stays", plan.new_volume)
+                format!("; what the new server held is in volume {}, which stays", plan.new_volume)
             } else {
                 String::new()
             };
-            format!("cluster \"{cluster}\" has PostgreSQL {} as before{why}{kept}", plan.from)
+            let down = match plan.old_server {
+                OldServer::Serves => "",
+                OldServer::Runs | OldServer::Stopped => ", whose server did not serve then",
+            };
+            format!("cluster \"{cluster}\" has PostgreSQL {} as before{down}{why}{kept}", plan.from)
         }
         Phase::Finalized => format!("PostgreSQL {} serves; the old server was removed", plan.to),
         Phase::Open | Phase::Undoing | Phase::Committed => format!(

@@ -218,7 +218,7 @@ async fn see_to_upgrade(job: &Job) -> Outcome {
         Ok(done) => {
             let plan = &done.recorded.plan;
             let (kind, said) = match done.recorded.phase {
-                Phase::AsBefore => ("upgrade.undone", "was cut, and was undone: the cluster serves as before"),
+                Phase::AsBefore => ("upgrade.undone", "was cut, and was undone: the cluster is as before"),
                 Phase::Finalized => ("upgrade.finalized", "is final: the server before it was removed"),
                 _ => ("upgrade.resumed", "was cut, and was carried to its end: the new server serves"),
             };

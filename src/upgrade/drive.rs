@@ -122,12 +122,15 @@ impl<'a> Scene<'a> {
     }
 
     /// Has the database found again, now that a server serves, and brings back who was taken down; what goes wrong with that is
-    /// told, and undoes nothing.
-    pub(super) async fn reopen(&mut self) -> Option<String> {
+    /// told, and undoes nothing. Where nobody is `served`, none of them would become healthy.
+    pub(super) async fn reopen(&mut self, served: bool) -> Option<String> {
         if let Some(consul) = &self.control.consul
             && let Some(trouble) = maintenance::end(consul, self.plan).await
         {
             tracing::warn!(cluster = %self.plan.cluster, "{trouble}");
+        }
+        if !served {
+            return None;
         }
         self.say("dependents come back");
         let trouble = self.dependents().bring_all_back().await.err()?;
@@ -201,18 +204,22 @@ impl<'a> Scene<'a> {
 
     /// Does what is to be done, one thing after the other, until the goal is reached.
     pub(super) async fn drive(&mut self, goal: Goal) -> Result<(), OperationError> {
+        let (mut started, mut checked) = (false, goal != Goal::AsBefore);
         for _ in 0..MOST_ACTIONS {
-            match next(goal, self.observe().await?) {
-                Next::Done => {
-                    if goal == Goal::AsBefore && self.plan.old_server == OldServer::Serves {
-                        self.check_old_serving().await?;
-                    }
-                    return Ok(());
+            let mut seen = self.observe().await?;
+            // Once is enough: one that does not stay up is told of below.
+            seen.ran &= !started;
+            match next(goal, seen) {
+                Next::Do(Action::RemoveNewVolume) | Next::Done if !checked => {
+                    self.see_to_old_server().await?;
+                    checked = true;
                 }
+                Next::Done => return Ok(()),
                 Next::Stuck(why) => {
                     return Err(OperationError::new(Exit::UpgradeNeedsOperator, format!("{}: {why}", self.what)));
                 }
                 Next::Do(action) => {
+                    started |= action == Action::StartOld;
                     let step = self.step(&action.to_string())?;
                     self.apply(action).await?;
                     self.end(step);
@@ -333,6 +340,25 @@ impl<'a> Scene<'a> {
             self.report.serving_at = Some(Timestamp::now());
         }
         Ok(())
+    }
+
+    /// The old server serves again, as far as it did before: until then nothing of the new one is removed.
+    async fn see_to_old_server(&mut self) -> Result<(), OperationError> {
+        // Nobody stopped it; or nobody waits for it, and its own container was started.
+        let is_left_alone = self.report.stopped_at.is_none() || self.control.cancel.is_cancelled();
+        if self.plan.old_server != OldServer::Serves || is_left_alone {
+            return Ok(());
+        }
+        let Err(error) = self.check_old_serving().await else { return Ok(()) };
+        if matches!(self.plan.method, Method::Upgrade(_)) {
+            return Err(error);
+        }
+        // It was to be replaced, after all. The restored data stay.
+        self.report.keep_new_volume = true;
+        let why = format!("the server before does not serve: {}", error.chain());
+        let before = self.report.failure.take().map(|failure| format!("{failure}; ")).unwrap_or_default();
+        self.report.failure = Some(before + &why);
+        self.save_report()
     }
 
     async fn check_old_serving(&self) -> Result<(), OperationError> {
@@ -476,7 +502,8 @@ impl<'a> Scene<'a> {
             command.extend(["-c", "max_logical_replication_workers=0"].map(str::to_owned));
         }
         if trial == Trial::Target {
-            command.extend(["-c", "ssl=off"].map(str::to_owned));
+            // No standby finds it, so that a commit would wait for one for ever.
+            command.extend(["-c", "ssl=off", "-c", "synchronous_standby_names="].map(str::to_owned));
             let environment = body.env.get_or_insert_default();
             environment.retain(|variable| {
                 let name = variable.split('=').next().unwrap_or_default();

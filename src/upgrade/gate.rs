@@ -8,8 +8,10 @@
 
 use jiff::Timestamp;
 
+use super::journal::Phase;
 use super::look::Prepared;
-use super::record::Report;
+use super::plan::Method;
+use super::record::{Report, last};
 use crate::backup;
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Kind, Selector, SetId};
@@ -71,8 +73,14 @@ pub(super) async fn pass(
     let safe = |error: OperationError| error.safe("the cluster serves as before; nothing of it was touched");
     if let Some(age) = policy.upgrade.require_proven {
         let since = Timestamp::now().checked_sub(age.as_signed()).unwrap_or(Timestamp::MIN);
-        let proven =
-            newest(control, policy, prepared, |held| held.proof().is_some() && held.commit.completed_at >= since)?;
+        // What was restored in place is not what older backups hold, though its server has the identifier of theirs.
+        let restored = last(control, &policy.name)?
+            .filter(|last| last.phase == Phase::Finalized && matches!(last.plan.method, Method::Restore(_)))
+            .and_then(|last| last.report.stopped_at);
+        let is_of_these_data = |held: &Held| restored.is_none_or(|at| held.commit.started_at >= at);
+        let proven = newest(control, policy, prepared, |held| {
+            held.proof().is_some() && held.commit.completed_at >= since && is_of_these_data(held)
+        })?;
         report.proven = Some(match proven {
             Some(set) => set,
             None => prove(control, policy, prepared, what, progress).await.map_err(safe)?,

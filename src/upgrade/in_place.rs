@@ -17,7 +17,7 @@ use super::plan::{self, Method, OldServer, PinnedImage, UpgradePlan};
 use super::record::{Report, check_journal};
 use super::transfer::Origin;
 use super::{Upgraded, carry_out};
-use crate::backup_set::Selector;
+use crate::backup_set::{Manifest, Selector};
 use crate::cluster::{RepoName, VolumeName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, failed, or_elsewhere};
 use crate::dependents::act::Dependents;
@@ -50,6 +50,8 @@ pub struct InPlace {
     pub(super) chosen: Chosen,
     /// How the set is restored.
     pub how: Plan,
+    /// What the operator should read before.
+    pub warnings: Vec<String>,
     /// Where a worker reaches a bucket.
     pub(super) network: Option<String>,
 }
@@ -75,13 +77,51 @@ pub async fn prepare_in_place(
                 .next(format!("restore it into a new cluster: pglife restore {} --into NAME", policy.name)));
         }
         volumes.only("/data");
+        // Those are for a copy beside its source.
+        volumes.warnings.clear();
     }
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Look, &policy.name, &engine).await?;
-    let looked = look(control, &run, &engine, (policy, layout), &chosen, &what).await;
+    let mut looked = look(control, &run, &engine, (policy, layout), &chosen, &what).await;
+    if let (Ok(plan), Plan::Volume(volumes)) = (&mut looked, &how) {
+        plan.needed_bytes = volumes.tar_bytes();
+    }
     let plan = run.end(looked, |plan| (Exit::Ok, format!("plan of a {plan}"), None)).await?;
+    let warnings = warnings(policy, &chosen.manifest, &how);
     let network = layout.network.as_ref().map(|network| network.as_str().to_owned());
-    Ok(InPlace { plan, chosen, how, network })
+    Ok(InPlace { plan, chosen, how, warnings, network })
+}
+
+/// What is not in the cluster afterwards, or not as it was, beside what was written since.
+fn warnings(policy: &Policy, manifest: &Manifest, how: &Plan) -> Vec<String> {
+    let mut warnings: Vec<String> = manifest
+        .skipped
+        .iter()
+        .map(|skipped| {
+            let (database, reason) = (&skipped.database, &skipped.reason);
+            format!("database \"{database}\" is not in the backup ({reason}), so it is not in the cluster afterwards")
+        })
+        .collect();
+    match how {
+        Plan::Dump(_) if !policy.dump.exclude_table_data.is_empty() => {
+            let tables: Vec<String> = policy.dump.exclude_table_data.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "`exclude_table_data` of the policy keeps rows out of dumps ({}): those tables are empty afterwards",
+                tables.join(", ")
+            ));
+        }
+        Plan::Volume(_) => {
+            if manifest.server.settings.get("archive_mode").is_some_and(|mode| mode != "off") {
+                warnings.push(
+                    "archive_mode is on: the server goes on from the time of the backup, and writes WAL of the same names as before \
+                     into its archive; give it another place for that first, and make standbys anew"
+                        .to_owned(),
+                );
+            }
+        }
+        Plan::Dump(_) => {}
+    }
+    warnings
 }
 
 async fn look(
@@ -99,6 +139,11 @@ async fn look(
     let gone = |error| failed(what)(error).next(&into_itself);
     let container = engine.require_container(&policy.container).await.map_err(gone)?;
     let data = engine.require_container(&layout.data_container).await.map_err(gone)?;
+    if container.status == "paused" {
+        return Err(OperationError::new(Exit::Refused, format!("{what}: container \"{}\" is paused", container.name))
+            .safe("nothing was touched")
+            .next(format!("docker unpause {0}, or docker stop {0}", container.name)));
+    }
     let image = engine.require_image(&container.image_id).await.map_err(failed(what))?;
     let major = policy.major.to_string();
     if !image.is_ours() || image.labels.get("pglife.major") != Some(&major) {
@@ -108,6 +153,7 @@ async fn look(
     let server = &chosen.manifest.server;
     let (old_server, system_identifier) = old_server(control, run, engine, policy, &container, &image, what).await;
     let set = chosen.commit.set.clone();
+    let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
     let kept = |name: &str| format!("{name}-before").parse().expect("a suffix fits");
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
@@ -136,11 +182,11 @@ async fn look(
         system_identifier: system_identifier.unwrap_or(server.system_identifier),
         wal_segment_bytes: server.wal_segment_bytes,
         databases: server.connectable(),
-        bytes: server.databases.iter().map(|database| database.bytes).sum(),
+        bytes,
         policy_image: None,
         sorting: vec![],
         dependents: dependents.would_go_down().map(|follower| follower.name.clone()).collect(),
-        needed_bytes: 0,
+        needed_bytes: bytes,
         expected_downtime: None,
     };
     let again = format!("pglife restore {} --in-place --dry-run", policy.name);

@@ -234,9 +234,10 @@ fn backward(seen: Observed) -> Next {
         (Seat::Empty, _) if seen.database_aside => Action::BringDatabaseBack,
         (Seat::Empty, _) => return Next::Stuck("the old database container is gone"),
         _ if seen.policy_changes && seen.policy_is_new => Action::RestorePolicy,
-        // The old server serves before anything is cleared away.
-        (Seat::Old { running: false }, _) if seen.ran => Action::StartOld,
+        // Before its start: one that fails at once would otherwise not be started again.
         _ if seen.had_restarts && !seen.restarts => Action::RestoreRestart,
+        (Seat::Old { running: false }, _) if seen.ran => Action::StartOld,
+        // The old server serves before anything is cleared away.
         _ if seen.new_volume => Action::RemoveNewVolume,
         _ => return Next::Done,
     };

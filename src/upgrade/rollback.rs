@@ -55,7 +55,7 @@ pub async fn rollback(
                 let left = match leave_new_server(&mut scene, &last, accept_data_loss).await {
                     Ok(left) => left,
                     Err(error) => {
-                        scene.reopen().await.into_iter().for_each(|trouble| tracing::warn!("{trouble}"));
+                        scene.reopen(true).await.into_iter().for_each(|trouble| tracing::warn!("{trouble}"));
                         return Err(error);
                     }
                 };
@@ -178,8 +178,8 @@ fn refused(scene: &Scene<'_>, last: &Recorded, why: &str) -> OperationError {
 
 /// Looks at the new server once more, where no client finds it.
 async fn look_again(scene: &mut Scene<'_>, last: &Recorded) -> Result<Seen, OperationError> {
-    let Some(at_commit) = last.report.next_transaction else {
-        return Ok(Seen::Unknown("nothing was noted at the commit".to_owned()));
+    let (Some(at_commit), Some(_)) = (last.report.next_transaction, content::kept(scene)) else {
+        return Ok(Seen::Unknown("what it held at the commit is not known".to_owned()));
     };
     let step = scene.step("look-again")?;
     let container = scene.start_trial(Trial::Proof).await?;

@@ -2,6 +2,7 @@
 
 mod renewal;
 
+use std::io;
 use std::path::Path;
 
 use crate::cluster::{DatabaseName, PgMajor, RoleName};
@@ -19,9 +20,8 @@ use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
 pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Failure> {
     let client = connect_somewhere(login).await?;
     let mut survey = survey::survey(&client).await?;
-    let free = rustix::fs::statvfs(survey.data_directory.as_str()).map(|stat| stat.f_bavail * stat.f_frsize);
     // Where the worker does not see the volume, nothing is said of it.
-    survey.free_bytes = free.unwrap_or(u64::MAX);
+    survey.free_bytes = free_bytes(&survey.data_directory).unwrap_or(u64::MAX);
     for database in inspect::databases(&client).await?.into_iter().filter(|database| database.connectable) {
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));
@@ -44,6 +44,19 @@ pub(super) fn look_at_image(major: PgMajor, line: &Line) -> Result<Vec<String>, 
 pub(super) fn read_control_file(major: PgMajor, pgdata: &str, line: &Line) -> Result<Vec<String>, Failure> {
     let control = Toolbox::find(major, &nobody())?.control_data(Path::new(pgdata))?;
     line.tell(&Event::ControlFile(control));
+    Ok(vec![])
+}
+
+fn free_bytes(folder: &str) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// Says how much is free on the disk with `folder`.
+pub(super) fn measure_free_space(folder: &str, line: &Line) -> Result<Vec<String>, Failure> {
+    let what = format!("measuring what is free in {folder}");
+    let bytes = free_bytes(folder).map_err(|error| Failure::from_error(Trouble::Other, &what, &error))?;
+    line.tell(&Event::FreeSpace { bytes });
     Ok(vec![])
 }
 

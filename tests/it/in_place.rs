@@ -6,8 +6,8 @@ use crate::house::{House, docker, sql, try_docker, wait_for_server};
 use crate::upgrade::{fill, killed, phase, seen, things};
 
 /// A cluster with content, in which nothing writes by itself.
-fn filled(house: &House, major: &str) -> (String, String) {
-    let cluster = house.cluster("c", major, "");
+fn filled(house: &House, major: &str, policy: &str) -> (String, String) {
+    let cluster = house.cluster("c", major, policy);
     let container = format!("{cluster}-db");
     fill(&container);
     docker(&["exec", &container, "sh", "-c", "echo 'autovacuum = off' >/config/quiet.conf"]);
@@ -27,7 +27,7 @@ fn restored(ended: &str) -> Value {
 #[test]
 fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
     let house = House::new("inplace");
-    let (cluster, container) = filled(&house, "17");
+    let (cluster, container) = filled(&house, "17", "");
     let content = seen(&container);
     let taken = house.items(&["backup", &cluster, "--kind", "volume"]).remove(0);
     let set = taken["set"].as_str().expect("an id");
@@ -70,7 +70,8 @@ fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
     assert_eq!(seen(&container), content);
     let running = things(&cluster).iter().filter(|thing| thing.ends_with(" running")).count();
     assert_eq!(running, 1);
-    // Nobody wrote to it: back without a loss to accept.
+    // Nobody wrote to it but the server itself: back without a loss to accept.
+    sql(&container, "postgres", "vacuum analyze");
     house.pglife(&["upgrade", "rollback", &cluster]).ok();
     wait_for_server(&container);
     assert_eq!((&seen(&container), &things(&cluster)), (&later, &world));
@@ -81,8 +82,13 @@ fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
     assert_eq!(seen(&container), content);
     house.pglife(&begin).exits(4).says(&["is still kept", "finalize"]);
     sql(&container, "postgres", "insert into t values (0, 'new'), (0, 'new')");
-    house.pglife(&["upgrade", "rollback", &cluster]).exits(4).says(&["--accept-data-loss"]);
+    let parts = ["table public.t: 5000 rows at the commit, 5002 now", "--accept-data-loss"];
+    house.pglife(&["upgrade", "rollback", &cluster]).exits(4).says(&parts);
     assert_eq!(rows(&container), "5002");
+    // The backups of the server before have the same identifier, and are none of this one.
+    let first = done["report"]["first_backup"].as_str().expect("an id");
+    house.pglife(&["backups", "delete", &cluster, "--backup", first, "--yes"]).ok();
+    house.pglife(&["upgrade", "finalize", &cluster, "--yes"]).exits(4).says(&["no repository has a backup of the new"]);
 
     // It is the cluster, with all that pglife does with one.
     house.backup(&cluster);
@@ -97,8 +103,9 @@ fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
 #[test]
 fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
     let house = House::new("inplacedump");
-    let (cluster, container) = filled(&house, "15");
+    let (cluster, container) = filled(&house, "15", "[backup.dump]\ndatabases = [\"*\", \"!aside\"]");
     let content = seen(&container);
+    sql(&container, "postgres", "create database aside");
     let set = house.backup(&cluster);
     let damage = "rm $(find /data -name pg_control)";
     docker(&["exec", &container, "sh", "-c", damage]);
@@ -122,7 +129,15 @@ fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
     assert_eq!(names(&things(&cluster)), names(&before));
     std::fs::write(&object, whole).expect("whole");
 
-    house.pglife(&begin).exits(3).says(&["postgresql.auto.conf was not carried over", volume, "upgrade rollback"]);
+    // What the dump does not have is told before.
+    let absent = "database \"aside\" is not in the backup (the policy leaves it out)";
+    house.pglife(&["restore", &cluster, "--in-place", "--dry-run"]).ok().says(&[absent]);
+    house.pglife(&begin).exits(3).says(&[
+        absent,
+        "postgresql.auto.conf was not carried over",
+        volume,
+        "upgrade rollback",
+    ]);
     wait_for_server(&container);
     // What ALTER SYSTEM said is not there; who may log in is.
     assert_eq!(seen(&container).replace("4MB|t|1", "9MB|t|1"), content);
@@ -130,7 +145,7 @@ fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
     assert_eq!(sql(&container, "postgres", statistics), "2");
 
     // Back to what does not start, and forward again.
-    house.pglife(&["upgrade", "rollback", &cluster]).ok();
+    house.pglife(&["upgrade", "rollback", &cluster]).ok().says(&["did not serve then"]);
     assert_eq!(names(&things(&cluster)), names(&before));
     house.pglife(&begin).exits(3);
     house.pglife(&["upgrade", "finalize", &cluster, "--yes"]).ok();

@@ -1,19 +1,21 @@
 //! The data come from a backup: into a new volume, while the old server still serves. Nobody is served only from the stop of the old
 //! server to the start of the new one.
 
+use super::super::content;
 use super::super::drive::Scene;
 use super::super::in_place::InPlace;
 use super::super::journal::Phase;
 use super::super::plan::{OldServer, Trial};
 use super::{Place, make_volume, mount, prove, stop_old, through_backup};
 use crate::causes;
-use crate::control::{OperationError, close_worker, failed};
+use crate::control::{OperationError, close_worker, failed, start_worker};
 use crate::docker::Image;
+use crate::docker::worker::{WorkerNetwork, WorkerPlan};
 use crate::exit::Exit;
 use crate::provision;
 use crate::restore::{self, Plan, RestorePlan, VolumeRestorePlan, VolumeScene};
 use crate::worker::pg_upgrade::OLD_DATA;
-use crate::worker::{Request, SettleJob};
+use crate::worker::{Event, Request, SettleJob};
 
 /// Does everything up to the commit, and the commit.
 pub(super) async fn until_commit(scene: &mut Scene<'_>, in_place: &InPlace) -> Result<(), OperationError> {
@@ -21,6 +23,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, in_place: &InPlace) -> R
     scene.save_report()?;
     let step = scene.step("volume")?;
     make_volume(scene).await?;
+    check_space(scene).await?;
     scene.end(step);
 
     let image = scene.new_image().await?;
@@ -28,13 +31,59 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, in_place: &InPlace) -> R
         Plan::Dump(plan) => into_new_server(scene, in_place, plan, &image).await?,
         Plan::Volume(plan) => unpack(scene, in_place, plan, &image).await?,
     };
-    scene.report.left_to_do.extend(warnings);
+    scene.report.left_to_do.extend(in_place.warnings.iter().cloned().chain(warnings));
     scene.save_report()?;
+    if scene.plan.old_server == OldServer::Serves {
+        note_facts(scene, &image).await?;
+    }
     scene.remove_trial(Trial::Target).await?;
 
     stop_old(scene).await?;
     prove(scene).await?;
     scene.phase(Phase::Committed)
+}
+
+/// The old server writes to the same disk, as likely as not: it must not become full under it.
+async fn check_space(scene: &Scene<'_>) -> Result<(), OperationError> {
+    let plan = scene.plan;
+    let worker = WorkerPlan {
+        run: scene.run.id.clone(),
+        cluster: plan.cluster.clone(),
+        image_id: plan.new_image.id.clone(),
+        mounts: vec![mount(plan.new_volume.as_str(), "/data", false)],
+        network: WorkerNetwork::Nothing,
+        serves: false,
+    };
+    let session = start_worker(scene.engine, &worker).await.map_err(failed(scene.what()))?;
+    let free = |event| match event {
+        Event::FreeSpace { bytes } => Some(bytes),
+        _ => None,
+    };
+    let request = Request::MeasureFreeSpace { folder: "/data".to_owned() };
+    let free = scene.control.ask(session, &request, scene.what(), free).await?;
+    if free >= plan.needed_bytes {
+        return Ok(());
+    }
+    let why = format!(
+        "{}: its new volume needs {} MB, and its disk has {} MB free",
+        scene.what(),
+        plan.needed_bytes >> 20,
+        free >> 20
+    );
+    Err(OperationError::new(Exit::Refused, why)
+        .next("make room on the disk with Docker's volumes, then run the same command again"))
+}
+
+/// Notes what the new server holds: by that a rollback knows later whether anybody wrote to it. The cluster serves meanwhile; where it
+/// does not, nobody waits for this.
+async fn note_facts(scene: &mut Scene<'_>, image: &Image) -> Result<(), OperationError> {
+    let step = scene.step("facts")?;
+    let policy = scene.policy_of(scene.plan.trial(Trial::Target), true);
+    let target = scene.engine.require_container(&policy.container).await.map_err(scene.failed())?;
+    let facts = content::facts_of(scene, &policy, &target, image, &scene.plan.databases, None).await?;
+    content::keep(scene, &facts)?;
+    scene.end(step);
+    Ok(())
 }
 
 /// A new server, and the dump goes into it.
@@ -53,7 +102,6 @@ async fn into_new_server(
     let place = Place { policy: &policy, target: &target, image };
     let mut warnings = through_backup::restore_into(scene, place, &in_place.chosen, plan).await?;
     scene.end(step);
-    warnings.extend(plan.warnings.iter().cloned());
 
     let step = scene.step("settle")?;
     warnings.extend(carry_files(scene, place, plan).await?);
@@ -75,10 +123,10 @@ async fn carry_files(
         Request::Settle(SettleJob { login: login.clone(), files, statements: vec![], analyse, renew: None })
     };
     let mut warnings = Vec::new();
-    for name in ["pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"] {
+    for name in ["pg_hba.conf", "pg_ident.conf", "postgresql.conf", "postgresql.auto.conf"] {
         let inside = format!("{}/{name}", plan.to);
-        // Its settings may be why the old server does not serve.
-        let carried = if name == "postgresql.auto.conf" && plan.old_server != OldServer::Serves {
+        // Settings may be why the old server does not serve.
+        let carried = if name.starts_with("postgresql.") && plan.old_server != OldServer::Serves {
             Err("the server before does not answer".to_owned())
         } else {
             let files = vec![(format!("{OLD_DATA}/{inside}"), format!("/data/{inside}"))];
