@@ -118,6 +118,9 @@ pub(super) fn advice(said: &str) -> Option<&'static str> {
         ),
         ("Connection reset", HUNG_UP),
         ("Broken pipe", HUNG_UP),
+        // The connection was over before our request was on its way.
+        ("connection was not ready", HUNG_UP),
+        ("connection closed before message completed", HUNG_UP),
         ("InvalidContentType", "the engine speaks no TLS at that port: start it with --tlsverify, or correct the port"),
     ];
     known.iter().find(|(words, _)| said.contains(words)).map(|(_, next)| *next)
@@ -147,6 +150,7 @@ mod tests {
         assert!(told("received fatal alert: CertificateExpired").contains("our certificate"));
         assert!(told("received fatal alert: BadCertificate").contains("--tlscacert"));
         assert!(told("Connection reset by peer (os error 104)").contains("must not have expired"));
+        assert!(told("operation was canceled: connection was not ready").contains("must not have expired"));
         assert_eq!(told("Connection refused (os error 111)"), "nothing");
     }
 }
