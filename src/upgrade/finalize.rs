@@ -91,7 +91,7 @@ fn check_backed_up(
         // A server restored from a copy of volumes has the identifier of the one before: what tells them apart is the time.
         commit.lineage.major == last.plan.to
             && Some(commit.lineage.system_identifier) == last.report.system_identifier
-            && last.report.stopped_at.is_none_or(|stopped| commit.started_at >= stopped)
+            && last.report.stopped_at.is_none_or(|stopped| commit.completed_at >= stopped)
     };
     let good = |held: &Held| of_new(&held.commit) && (by == By::Command || held.proof().is_some());
     if holdings.sets.iter().any(good) {

@@ -77,7 +77,7 @@ pub(super) async fn pass(
         let restored = last(control, &policy.name)?
             .filter(|last| last.phase == Phase::Finalized && matches!(last.plan.method, Method::Restore(_)))
             .and_then(|last| last.report.stopped_at);
-        let is_of_these_data = |held: &Held| restored.is_none_or(|at| held.commit.started_at >= at);
+        let is_of_these_data = |held: &Held| restored.is_none_or(|at| held.commit.completed_at >= at);
         let proven = newest(control, policy, prepared, |held| {
             held.proof().is_some() && held.commit.completed_at >= since && is_of_these_data(held)
         })?;
