@@ -451,9 +451,9 @@ pub async fn await_server(
             .next("correct `major` or `image` in the policy"))
         }
         Ok(asked) => Ok(asked),
-        // It does answer, and says what it wants.
-        Err(error) if error.exit() == Exit::Credentials => Err(failed(what)(error)),
-        Err(_) if patience.is_cancelled() && !control.cancel.is_cancelled() => {
+        // It does answer, and says what it wants; or nobody waits for it any more.
+        Err(error) if error.exit() == Exit::Credentials || control.cancel.is_cancelled() => Err(failed(what)(error)),
+        Err(_) if patience.is_cancelled() => {
             let (_, log) = died().await;
             Err(OperationError::new(Exit::Postgres, format!("{what}: the server ended; its log ends with:\n{log}"))
                 .next("mend what its log says, then run the same command again"))
