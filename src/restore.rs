@@ -12,6 +12,7 @@
 
 mod chosen;
 mod plan;
+mod refresh;
 mod volume;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use crate::worker::{Event, Request, SCRATCH_FOLDER};
 
 pub(crate) use chosen::{Chosen, Source};
 pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};
+pub use refresh::{Refresh, RefreshRequest, Refreshed, prepare_refresh, refresh};
 pub use volume::{VolumeRestorePlan, plan_volume_restore};
 pub(crate) use volume::{VolumeScene, renew, unpack};
 

@@ -30,6 +30,7 @@ mod files;
 mod join;
 pub mod pg_upgrade;
 pub mod process;
+pub mod refresh;
 pub mod restore;
 pub mod session;
 pub mod unpack;
@@ -80,6 +81,8 @@ pub enum Request {
     Volume(Box<VolumeJob>),
     /// Unpack a volume backup into new volumes.
     Unpack(Box<UnpackJob>),
+    /// Have volumes with an earlier copy hold what a volume backup holds.
+    Refresh(Box<refresh::RefreshJob>),
     /// Make one object of a tar that is spread over several sets.
     Join(Box<JoinJob>),
     /// Take single files out of a volume backup.
@@ -161,6 +164,7 @@ impl Request {
                 destinations.chain(parent.map(|parent| &parent.place)).collect()
             }
             Self::Unpack(job) => job.places(),
+            Self::Refresh(job) => job.tar.places(),
             Self::Join(job) => job.tar.places().into_iter().chain([&job.to]).collect(),
             Self::Fetch(job) => job.tar.places(),
             Self::Restore(job) => vec![&job.place],
@@ -471,6 +475,15 @@ pub enum Event {
         files: usize,
         /// Their size.
         bytes: u64,
+    },
+    /// From here on a [`Request::Refresh`] changes what is there.
+    Barred,
+    /// The answer to [`Request::Refresh`].
+    Refreshed {
+        /// Bytes that were written.
+        written: u64,
+        /// Bytes that were there already, by their digests.
+        kept: u64,
     },
     /// A database is restored.
     Restored {

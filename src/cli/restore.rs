@@ -5,30 +5,35 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Context, Failure, human, output};
-use crate::backup_set::{Selector, SetId};
+use crate::backup_set::{Kind, Selector, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName};
 use crate::control::ControlPlane;
 use crate::exit::Exit;
 use crate::policy::Policy;
-use crate::restore::{self, Plan, RestoreRequest, Wanted};
+use crate::restore::{self, Plan, RefreshRequest, RestoreRequest, VolumeRestorePlan, Wanted};
 use crate::upgrade::plan::{OldServer, Trial, UpgradePlan};
 use crate::upgrade::{self, InPlace, InPlaceRequest};
 use crate::worker::TableName;
 
 /// The command line.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("replaces").args(["in_place", "delta"]))]
 pub(super) struct Args {
     /// The cluster the backup is of; not needed when there is only one
     cluster: Option<ClusterName>,
-    /// Which backup: an id or its beginning, latest, oldest, @2026-11-01T00:00Z
-    #[arg(long, default_value = "latest", value_name = "SELECTOR")]
-    backup: Selector,
+    /// Which backup: an id or its beginning, latest, oldest, @2026-11-01T00:00Z [default: latest; with --delta latest:volume]
+    #[arg(long, value_name = "SELECTOR")]
+    backup: Option<Selector>,
     /// The new cluster; containers NAME-db and NAME-data are made for it
     #[arg(long, value_name = "NAME", required_unless_present = "in_place")]
     into: Option<ClusterName>,
     /// Replace the cluster's own data; the server and the data before are kept until `pglife upgrade finalize`
     #[arg(long, conflicts_with_all = ["into", "major", "image", "database", "table"])]
     in_place: bool,
+    /// With --into a cluster that was restored from a copy of volumes of the same server: write only what differs from this one.
+    /// What was written to it is gone then
+    #[arg(long, requires = "into", conflicts_with_all = ["major", "image", "database", "table"])]
+    delta: bool,
     /// Restore into this newer major version
     #[arg(long, value_name = "MAJOR")]
     major: Option<PgMajor>,
@@ -50,8 +55,8 @@ pub(super) struct Args {
     /// Check everything and tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// With --in-place: do it; the cluster is down for a moment, and what was written since the backup is not in it afterwards
-    #[arg(long, requires = "in_place")]
+    /// With --in-place and --delta: do it; the cluster is down meanwhile, and what was written since the backup is not in it afterwards
+    #[arg(long, requires = "replaces")]
     yes: bool,
 }
 
@@ -155,20 +160,98 @@ async fn in_place(
     super::upgrade::tell_end(&done?, context)
 }
 
+/// What a refresh will do, or did, as programs read it.
+#[derive(Serialize)]
+struct RefreshItem<'a> {
+    cluster: &'a ClusterName,
+    container: &'a str,
+    image: &'a str,
+    written_bytes: u64,
+    kept_bytes: u64,
+    databases: &'a [DatabaseName],
+    warnings: &'a [String],
+    backup: &'a SetId,
+}
+
+async fn refresh(
+    control: &ControlPlane,
+    source: &Policy,
+    request: &RefreshRequest,
+    (dry_run, yes): (bool, bool),
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let prepared = restore::prepare_refresh(control, source, request).await?;
+    let (set, into) = (&prepared.plan.set, &request.into);
+    if dry_run {
+        tell_volume_plan(&prepared.plan, context)?;
+        context.output.note(&format!(
+            "nothing was done; cluster \"{into}\" would hold what {set} holds, with no more written than what differs; to do it: the same \
+             command with --backup {set} --yes instead of --dry-run"
+        ));
+        return Ok(Exit::Ok);
+    }
+    let what = format!("replace the data of cluster \"{into}\" by those of {set}; what was written to it is gone afterwards");
+    context.confirm(yes, &what).await?;
+    let reporter = context.reporter();
+    let done = restore::refresh(control, &prepared, &|tick| reporter.tick(tick)).await;
+    reporter.finish();
+    let done = done?;
+    let item = RefreshItem {
+        cluster: into,
+        container: &done.container,
+        image: &done.image,
+        written_bytes: done.written_bytes,
+        kept_bytes: done.kept_bytes,
+        databases: &prepared.plan.databases,
+        warnings: &done.warnings,
+        backup: set,
+    };
+    context.output.items("Refresh", &[item], |_| {
+        let mut table = output::table(&["CLUSTER", "BACKUP", "CONTAINER", "WRITTEN", "KEPT"]);
+        table.add_row([
+            into.to_string(),
+            set.to_string(),
+            done.container.clone(),
+            human::bytes(done.written_bytes),
+            human::bytes(done.kept_bytes),
+        ]);
+        table
+    })?;
+    for warning in &done.warnings {
+        context.output.note(&format!("warning: {warning}"));
+    }
+    Ok(if done.warnings.is_empty() { Exit::Ok } else { Exit::Warnings })
+}
+
+fn tell_volume_plan(plan: &VolumeRestorePlan, context: &Context) -> Result<(), Failure> {
+    context.output.items("VolumeRestorePlan", std::slice::from_ref(plan), |_| {
+        let mut table = output::table(&["VOLUMES", "OBJECT", "SIZE"]);
+        let size = human::bytes(plan.object.plain.bytes);
+        table.add_row([plan.volumes.join(" "), plan.object.name.clone(), size]);
+        table
+    })?;
+    Ok(())
+}
+
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let control = context.control().await?;
     let source = control.configuration.select(args.cluster.as_ref())?.clone();
+    let backup = args.backup.unwrap_or(Selector::Latest(args.delta.then_some(Kind::Volume)));
     let Some(into) = args.into else {
-        let request = InPlaceRequest { backup: args.backup, repository: args.repo, identity: args.identity };
+        let request = InPlaceRequest { backup, repository: args.repo, identity: args.identity };
         return in_place(&control, &source, &request, (args.dry_run, args.yes), context).await;
     };
+    if args.delta {
+        let request = RefreshRequest { backup, into, repository: args.repo, identity: args.identity };
+        return refresh(&control, &source, &request, (args.dry_run, args.yes), context).await;
+    }
     let wanted = match (args.database, args.table) {
         (None, _) => Wanted::Everything,
         (Some(database), None) => Wanted::Database(database),
         (Some(database), Some(table)) => Wanted::Table(database, table),
     };
     let request = RestoreRequest {
-        backup: args.backup,
+        backup,
         into,
         repository: args.repo,
         major: args.major,
@@ -187,12 +270,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         let plan = match &prepared.plan {
             Plan::Dump(plan) => plan,
             Plan::Volume(plan) => {
-                context.output.items("VolumeRestorePlan", std::slice::from_ref(&**plan), |_| {
-                    let mut table = output::table(&["VOLUMES", "OBJECT", "SIZE"]);
-                    let size = human::bytes(plan.object.plain.bytes);
-                    table.add_row([plan.volumes.join(" "), plan.object.name.clone(), size]);
-                    table
-                })?;
+                tell_volume_plan(plan, context)?;
                 note(&plan.set, plan.major);
                 return Ok(Exit::Ok);
             }

@@ -45,7 +45,8 @@ impl Meter {
         self.add_stored(bytes);
     }
 
-    pub(super) fn add_plain(&self, bytes: usize) {
+    /// Counts bytes on the plain side of the codec.
+    pub fn add_plain(&self, bytes: usize) {
         self.plain.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

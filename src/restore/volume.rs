@@ -197,7 +197,7 @@ pub(super) async fn restore(
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
 ) -> Result<(Container, Vec<String>), OperationError> {
-    let &VolumeScene { control, run, engine, image, policy, what, progress, .. } = scene;
+    let &VolumeScene { run, engine, what, progress, .. } = scene;
     provision::make_data(run, engine, cluster, what, progress).await?;
     progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
     let volumes = cluster.volumes().map(|(volume, destination)| (volume, destination.to_owned()));
@@ -207,13 +207,26 @@ pub(super) async fn restore(
         return Err(OperationError::new(Exit::VerifyFailed, what).next("restore another backup: pglife backups list"));
     }
     let container = provision::make_database(run, engine, cluster, what, progress).await?;
+    let warnings = serve(scene, plan, &container, &sorts_otherwise).await?;
+    Ok((container, warnings))
+}
+
+/// Waits until the server in `container` has reached consistency, and makes sure that it is the one of the backup. Returns what the
+/// operator should read.
+pub(super) async fn serve(
+    scene: &VolumeScene<'_>,
+    plan: &VolumeRestorePlan,
+    container: &Container,
+    sorts_otherwise: &[String],
+) -> Result<Vec<String>, OperationError> {
+    let &VolumeScene { control, run, engine, image, policy, what, progress, .. } = scene;
     progress(Tick::Step("waiting until the server has replayed its WAL".to_owned()));
     let (mut session, server) = provision::await_server(
         control,
         run,
         policy,
         engine,
-        &container,
+        container,
         image,
         vec![],
         what,
@@ -223,12 +236,12 @@ pub(super) async fn restore(
     .await?;
     // A server answers when it is consistent, not before. That it is the one of the backup is known by its identifier.
     let warnings = if server.system_identifier == plan.system_identifier {
-        renew(scene, plan, &mut session, &container, &sorts_otherwise).await
+        renew(scene, plan, &mut session, container, sorts_otherwise).await
     } else {
         Err(OperationError::new(Exit::Failed, format!("{what}: another server answers than the one of the backup")))
     };
     close_worker(session).await;
-    Ok((container, warnings?))
+    warnings
 }
 
 /// Has a worker unpack into the volumes, each at its place, and checks what it unpacked; a bucket is reached through `network`. Returns
@@ -240,11 +253,29 @@ pub(crate) async fn unpack(
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
 ) -> Result<Vec<String>, OperationError> {
-    let &VolumeScene { control, run, engine, image, policy, source, what, progress } = scene;
-    let mut mounts: Vec<WorkerMount> = volumes
+    let mounts = volumes
         .into_iter()
         .map(|(volume, destination)| WorkerMount { source: volume.to_string(), destination, writable: true })
         .collect();
+    let mut session = unpacker(scene, mounts, network).await?;
+    let request = Request::Unpack(Box::new(plan.job(scene.source, keys)));
+    let done = into_volumes(scene, &mut session, plan, &request, |event| {
+        if let Event::Checked(check) = event {
+            checks.push(check);
+        }
+    })
+    .await;
+    close_worker(session).await;
+    done
+}
+
+/// A worker that sees volumes and the set; a bucket is reached through `network`.
+pub(super) async fn unpacker(
+    scene: &VolumeScene<'_>,
+    volumes: Vec<WorkerMount>,
+    network: Option<&str>,
+) -> Result<Session, OperationError> {
+    let &VolumeScene { run, engine, image, policy, source, what, .. } = scene;
     let reached = source.mounts();
     let network = if reached.is_empty() {
         // Docker's own bridge, or where the server will be.
@@ -252,33 +283,39 @@ pub(crate) async fn unpack(
     } else {
         WorkerNetwork::Nothing
     };
-    mounts.extend(reached);
     let worker = WorkerPlan {
         run: run.id.clone(),
         cluster: policy.name.clone(),
         image_id: image.id.clone(),
-        mounts,
+        mounts: volumes.into_iter().chain(reached).collect(),
         network,
         serves: false,
     };
-    let mut session = start_worker(engine, &worker).await.map_err(failed(what))?;
+    start_worker(engine, &worker).await.map_err(failed(what))
+}
+
+/// Has the worker of `session` do `request`, with which the volumes hold the set. Returns what sorts text otherwise than it did for the
+/// source.
+pub(super) async fn into_volumes(
+    scene: &VolumeScene<'_>,
+    session: &mut Session,
+    plan: &VolumeRestorePlan,
+    request: &Request,
+    mut hear: impl FnMut(Event),
+) -> Result<Vec<String>, OperationError> {
+    let &VolumeScene { control, what, progress, .. } = scene;
     let expected = Some(plan.tar_bytes());
-    let request = Request::Unpack(Box::new(plan.job(source, keys)));
-    let done = session
-        .request(&request, &control.cancel, |event| match event {
-            Event::Progress { plain_bytes, stored_bytes } => {
-                progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
-            }
-            Event::Checked(check) => checks.push(check),
-            _ => {}
-        })
-        .await;
-    let done = match (done, &plan.sorting) {
-        (Ok(_), Some(of_source)) => changes_of_sorting(control, &mut session, plan.major, of_source, what).await,
-        (done, _) => done.map(|_| vec![]).map_err(|error| damaged_set(error, &plan.set, what)),
-    };
-    close_worker(session).await;
-    done
+    let done = session.request(request, &control.cancel, |event| match event {
+        Event::Progress { plain_bytes, stored_bytes } => {
+            progress(Tick::Bytes { plain: plain_bytes, stored: stored_bytes, expected });
+        }
+        event => hear(event),
+    });
+    done.await.map_err(|error| damaged_set(error, &plan.set, what))?;
+    match &plan.sorting {
+        Some(of_source) => changes_of_sorting(control, session, plan.major, of_source, what).await,
+        None => Ok(vec![]),
+    }
 }
 
 /// Which libraries sort text otherwise in the image of `session` than those of the source, maybe.

@@ -10,7 +10,7 @@
 //!
 //! Every frame is checked as it is read, and every block that the index knows. What is written before the verdict is worthless.
 
-mod between;
+pub(super) mod between;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -100,7 +100,7 @@ fn fetch(job: &FetchJob, line: &Messages) -> Result<(usize, u64), Failure> {
     let Layout { block_bytes, between, mut found } = match &job.index {
         Some(index) => {
             let text = index_text(tar, index, &folder, keys, line)?;
-            let layout = IndexReader::begin(&text[..]).and_then(|lines| Layout::read(lines, &mut wish));
+            let layout = IndexReader::begin(&text[..]).and_then(|lines| Layout::read(lines, |path| wish.takes(path)));
             layout.map_err(|error| unreadable_index(&error))?
         }
         None => Layout::unknown(tar.object.plain.bytes),
@@ -184,17 +184,20 @@ impl<'a> Wish<'a> {
 }
 
 /// Where things lie in a tar, as far as that matters.
-struct Layout {
-    block_bytes: u32,
+pub(super) struct Layout {
+    pub(super) block_bytes: u32,
     /// What is no content of a file that the index names, with where each part begins in the tar.
-    between: Vec<(u64, Part)>,
+    pub(super) between: Vec<(u64, Part)>,
     /// The files that are wanted, by name. One without a path in its line is not compared.
-    found: BTreeMap<PathBuf, Line>,
+    pub(super) found: BTreeMap<PathBuf, Line>,
 }
 
 impl Layout {
-    /// What an index says.
-    fn read(lines: IndexReader<&[u8]>, wish: &mut Wish<'_>) -> Result<Self, IndexError> {
+    /// What an index says; `takes` says of each file that it names whether it is wanted.
+    pub(super) fn read(
+        lines: IndexReader<&[u8]>,
+        mut takes: impl FnMut(&Path) -> bool,
+    ) -> Result<Self, IndexError> {
         let mut layout = Self { block_bytes: lines.header().block_bytes, between: vec![], found: BTreeMap::new() };
         let mut at = 0;
         for line in lines {
@@ -208,7 +211,7 @@ impl Layout {
                         begins += part.bytes;
                     }
                 }
-                Some(path) if wish.takes(Path::new(path)) => {
+                Some(path) if takes(Path::new(path)) => {
                     layout.found.insert(path.into(), line);
                 }
                 Some(_) => {}
@@ -219,7 +222,7 @@ impl Layout {
     }
 
     /// Of a tar that is one object, of which nothing else is known.
-    fn unknown(bytes: u64) -> Self {
+    pub(super) fn unknown(bytes: u64) -> Self {
         let whole = Part { source: 0, offset: 0, bytes };
         Self { block_bytes: SMALLEST_BLOCK, between: vec![(0, whole)], found: BTreeMap::new() }
     }

@@ -8,16 +8,16 @@
 //! worthless: nobody may start a server on it.
 
 pub(super) mod chain;
+pub(super) mod head;
 mod settle_in;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use tar::{Archive, EntryType};
+use tar::Archive;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::handover::{Taker, handover};
@@ -25,7 +25,8 @@ use crate::pipeline::{PipelineError, Sealed, decompress};
 use crate::storage::Folder;
 
 use super::process::Line;
-use super::{Failure, Trouble, UnpackJob, check, keys_for, pipeline_failure, storage_failure};
+use super::{Failure, SettleIn, Trouble, UnpackJob, check, keys_for, pipeline_failure, storage_failure};
+use head::{Head, Kind};
 
 /// Bytes written at once.
 const BLOCK: usize = 256 << 10;
@@ -56,15 +57,20 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
     let tools = job.check.as_ref().map_or(Ok(vec![]), |check| check::files(check, line))?;
     // Only now: the server's own list has the files as they were copied.
     if let Some(settle_in) = &job.settle_in {
-        let users = fs::read_to_string("/etc/passwd").map_err(|error| failed("reading /etc/passwd", &error))?;
-        settle_in::settle_in(settle_in, Path::new("/data"), &users)?;
+        settle(settle_in)?;
         sync("/data")?;
     }
     Ok(tools)
 }
 
+/// Makes a data directory of another image one of this image.
+pub(super) fn settle(settle_in: &SettleIn) -> Result<(), Failure> {
+    let users = fs::read_to_string("/etc/passwd").map_err(|error| failed("reading /etc/passwd", &error))?;
+    settle_in::settle_in(settle_in, Path::new("/data"), &users)
+}
+
 /// Everything in a volume is on disk then.
-fn sync(volume: &str) -> Result<(), Failure> {
+pub(super) fn sync(volume: &str) -> Result<(), Failure> {
     let synced = File::open(volume).and_then(|folder| rustix::fs::syncfs(folder).map_err(Into::into));
     synced.map_err(|error| failed(&format!("writing {volume} to disk"), &error))
 }
@@ -120,7 +126,7 @@ impl Read for Patient<'_> {
     }
 }
 
-fn failed(what: &str, error: &io::Error) -> Failure {
+pub(super) fn failed(what: &str, error: &io::Error) -> Failure {
     let trouble = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Trouble::Full,
         _ => Trouble::Other,
@@ -135,59 +141,48 @@ pub(super) fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
     (plain && volumes.iter().any(|volume| path.starts_with(volume))).then_some(path)
 }
 
+/// The failure that the tar itself cannot be read.
+pub(super) fn broken(error: io::Error) -> Failure {
+    failed("reading the tar", &error)
+}
+
 fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
     let mut block = vec![0; BLOCK];
-    let broken = |error: io::Error| failed("reading the tar", &error);
-    // A folder gets its time and mode when nothing is put into it any more.
+    // A folder gets its owner, time and mode when nothing is put into it any more.
     let mut folders = BTreeMap::new();
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
-        let name = entry.path().map_err(broken)?.into_owned();
-        let refuse = |why: &str| Failure::new(Trouble::Damaged, format!("the tar has {}, {why}", name.display()));
-        if place(&name, left_out).is_some() {
+        if place(&entry.path().map_err(broken)?, left_out).is_some() {
             continue;
         }
-        let path = place(&name, volumes).ok_or_else(|| refuse("which is in none of its volumes"))?;
-        let link = entry.link_name().map_err(broken)?.map(std::borrow::Cow::into_owned);
-        let header = entry.header();
-        let number = |number: io::Result<u64>| number.ok().and_then(|number| u32::try_from(number).ok());
-        let (Some(uid), Some(gid)) = (number(header.uid()), number(header.gid())) else {
-            return Err(refuse("with an owner that is no number"));
+        let head = Head::read(&entry, volumes)?;
+        let written = match &head.kind {
+            Kind::Folder => make_folder(&head.path),
+            Kind::File => make_file(&head, &mut entry, &mut block),
+            Kind::Symlink(target) => head.make_symlink(target),
+            Kind::Link(target) => fs::hard_link(target, &head.path),
         };
-        let mode = header.mode().map_err(broken)? & 0o7777;
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().map_err(broken)?);
-        let entry_type = header.entry_type();
-        let written = match (entry_type, link) {
-            (EntryType::Directory, _) => make_folder(&path).and_then(|()| {
-                folders.insert(path.clone(), (mode, time));
-                chown(&path, Some(uid), Some(gid))
-            }),
-            (EntryType::Regular | EntryType::Continuous, _) => {
-                make_file(&path, &mut entry, &mut block, (uid, gid), mode, time)
-            }
-            (EntryType::Symlink, Some(target)) => {
-                symlink(target, &path).and_then(|()| lchown(&path, Some(uid), Some(gid)))
-            }
-            (EntryType::Link, Some(target)) => {
-                let target = place(&target, volumes).ok_or_else(|| refuse("a link that leads out of its volumes"))?;
-                fs::hard_link(target, &path)
-            }
-            _ => return Err(refuse("of a type that no volume backup has")),
-        };
-        written.map_err(|error| failed(&format!("writing {}", path.display()), &error))?;
+        written.map_err(|error| failed(&format!("writing {}", head.path.display()), &error))?;
+        if head.kind == Kind::Folder {
+            folders.insert(head.path.clone(), head);
+        }
     }
-    for (path, (mode, time)) in folders.into_iter().rev() {
-        let finished = fs::set_permissions(&path, Permissions::from_mode(mode))
-            .and_then(|()| File::open(&path)?.set_modified(time));
-        finished.map_err(|error| failed(&format!("finishing {}", path.display()), &error))?;
-    }
+    finish_folders(folders.values())?;
     // What follows the end of a tar is nothing, but it must be taken.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }
 
-fn make_folder(path: &Path) -> io::Result<()> {
+/// Finishes folders, each of which comes after the one it lies in.
+pub(super) fn finish_folders<'h>(folders: impl DoubleEndedIterator<Item = &'h Head>) -> Result<(), Failure> {
+    for head in folders.rev() {
+        head.finish_folder().map_err(|error| failed(&format!("finishing {}", head.path.display()), &error))?;
+    }
+    Ok(())
+}
+
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         // The volumes themselves are there.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -195,24 +190,15 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_file(
-    path: &Path,
-    content: &mut dyn Read,
-    block: &mut [u8],
-    owner: (u32, u32),
-    mode: u32,
-    time: SystemTime,
-) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+fn make_file(head: &Head, content: &mut dyn Read, block: &mut [u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&head.path)?;
     loop {
         match content.read(block)? {
             0 => break,
             read => file.write_all(&block[..read])?,
         }
     }
-    fchown(&file, Some(owner.0), Some(owner.1))?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.set_modified(time)
+    head.finish_file(&file)
 }
 
 #[cfg(test)]
