@@ -190,7 +190,8 @@ async fn refresh(
         ));
         return Ok(Exit::Ok);
     }
-    let what = format!("replace the data of cluster \"{into}\" by those of {set}; what was written to it is gone afterwards");
+    let what =
+        format!("replace the data of cluster \"{into}\" by those of {set}; what was written to it is gone afterwards");
     context.confirm(yes, &what).await?;
     let reporter = context.reporter();
     let done = restore::refresh(control, &prepared, &|tick| reporter.tick(tick)).await;

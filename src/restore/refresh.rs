@@ -14,7 +14,9 @@ use super::volume::{VolumeRestorePlan, VolumeScene, into_volumes, plan_volume_re
 use super::{Chosen, Wanted, worker_threads};
 use crate::backup_set::{Kind, Object, Selector};
 use crate::cluster::{ClusterName, RepoName};
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere, start_worker};
+use crate::control::{
+    ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere, start_worker,
+};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
@@ -256,7 +258,9 @@ async fn refresh_in_run(
             let started = if container.running { engine.start(&container.id).await } else { Ok(()) };
             return Err(match started {
                 Ok(()) => error.safe(format!("the data of \"{}\" are as they were", policy.name)),
-                Err(also) => error.safe(format!("the data of \"{}\" are as they were; it is down: {also}", policy.name)),
+                Err(also) => {
+                    error.safe(format!("the data of \"{}\" are as they were; it is down: {also}", policy.name))
+                }
             });
         }
     };

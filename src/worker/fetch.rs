@@ -194,10 +194,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// What an index says; `takes` says of each file that it names whether it is wanted.
-    pub(super) fn read(
-        lines: IndexReader<&[u8]>,
-        mut takes: impl FnMut(&Path) -> bool,
-    ) -> Result<Self, IndexError> {
+    pub(super) fn read(lines: IndexReader<&[u8]>, mut takes: impl FnMut(&Path) -> bool) -> Result<Self, IndexError> {
         let mut layout = Self { block_bytes: lines.header().block_bytes, between: vec![], found: BTreeMap::new() };
         let mut at = 0;
         for line in lines {

@@ -207,11 +207,7 @@ impl Wanted {
 
 /// Removes what lies in `folder`, but what has the kind that it shall have, and what is `left_alone`. A file with several names is
 /// removed, too: what is written to one of them would be in all.
-fn clear(
-    folder: &Path,
-    kinds: &HashMap<&Path, &Kind>,
-    left_alone: &dyn Fn(&Path) -> bool,
-) -> Result<(), Failure> {
+fn clear(folder: &Path, kinds: &HashMap<&Path, &Kind>, left_alone: &dyn Fn(&Path) -> bool) -> Result<(), Failure> {
     let cannot = |path: &Path, error: &io::Error| failed(&format!("clearing {}", path.display()), error);
     let reading = |error: io::Error| cannot(folder, &error);
     for entry in fs::read_dir(folder).map_err(reading)? {

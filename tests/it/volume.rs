@@ -1,6 +1,7 @@
 //! Volume backups of servers that work: what was committed before the end is there, what is stock opens it, nothing is left behind.
 
 mod incremental;
+mod refresh;
 
 use std::path::Path;
 use std::process::Command;

@@ -118,8 +118,11 @@ fn what_shall_not_be_there_is_removed() {
     std::os::unix::fs::symlink(outside.path(), at("led-away")).expect("linked");
 
     let (folders, files) = (["keep", "keep/inner", "now-a-folder", "led-away"], ["keep/file", "now-a-file", "twice"]);
-    let kinds: Vec<(PathBuf, Kind)> =
-        folders.map(|name| (at(name), Kind::Folder)).into_iter().chain(files.map(|name| (at(name), Kind::File))).collect();
+    let kinds: Vec<(PathBuf, Kind)> = folders
+        .map(|name| (at(name), Kind::Folder))
+        .into_iter()
+        .chain(files.map(|name| (at(name), Kind::File)))
+        .collect();
     let kinds = kinds.iter().map(|(path, kind)| (path.as_path(), kind)).collect();
     let lost_and_found = at("lost+found");
     clear(folder.path(), &kinds, &|path| path == lost_and_found).expect("cleared");
@@ -127,7 +130,9 @@ fn what_shall_not_be_there_is_removed() {
     let mut left: Vec<String> = Vec::new();
     for below in ["", "keep"] {
         for entry in fs::read_dir(at(below)).expect("a folder") {
-            left.push(entry.expect("an entry").path().strip_prefix(folder.path()).expect("below").display().to_string());
+            left.push(
+                entry.expect("an entry").path().strip_prefix(folder.path()).expect("below").display().to_string(),
+            );
         }
     }
     left.sort();

@@ -101,5 +101,10 @@ fn shut_down(job: &VolumeJob, toolbox: &Toolbox, pgdata: &Path) -> Result<Contro
         );
         return Err(Failure::new(Trouble::Server, what));
     }
+    // One that a server ended in order on has none: it is a copy that no server was started on, or half of one.
+    if pgdata.join("backup_label").exists() {
+        let what = format!("{} holds a copy that no server was started on: it has a backup_label", job.pgdata);
+        return Err(Failure::new(Trouble::Server, what));
+    }
     Ok(control)
 }
