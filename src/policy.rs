@@ -29,6 +29,7 @@ mod duration;
 pub mod file;
 pub mod form;
 pub mod freshness;
+mod io_priority;
 mod memory;
 mod names;
 mod rate;
@@ -41,6 +42,7 @@ mod upgrade;
 pub use dependents::{Dependents, OnDown, OnUp};
 pub(crate) use duration::HELP as DURATION_HELP;
 pub use duration::{Duration, DurationError};
+pub use io_priority::{IoPriority, IoPriorityError};
 pub use memory::{Memory, MemoryError};
 pub use names::{ImageName, NetworkName, PolicyValueError, TablePattern};
 pub use rate::{Rate, RateError};
@@ -258,6 +260,8 @@ pub struct VolumePolicy {
     pub codec: Codec,
     /// How fast it is read at most; `None`: as fast as it goes.
     pub rate_limit: Option<Rate>,
+    /// Whose turn it is at the disk while it is read; `None`: nobody's before others.
+    pub ionice: Option<IoPriority>,
     /// How many copies may build on each other; 1: each holds everything.
     pub full_every: NonZeroU32,
 }

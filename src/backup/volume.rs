@@ -26,7 +26,7 @@ use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
 use crate::encryption::{Keys, Recipients};
 use crate::exit::Exit;
-use crate::policy::{Layout, Policy, Rate};
+use crate::policy::{IoPriority, Layout, Policy, Rate};
 use crate::postgres::Login;
 use crate::postgres::hot_backup::HotBackup;
 use crate::provision;
@@ -73,6 +73,8 @@ pub struct VolumePlan {
     pub codec: Codec,
     /// How many bytes are read in a second at most; None: as many as possible.
     pub rate_limit_bytes_per_second: Option<u64>,
+    /// Whose turn it is at the disk; None: nobody's before others.
+    pub ionice: Option<IoPriority>,
     /// Codec threads.
     pub threads: usize,
     /// Who will be able to open it; None: everybody.
@@ -186,6 +188,7 @@ pub fn plan_volume(
         warnings: vec![],
         codec,
         rate_limit_bytes_per_second: policy.volume.rate_limit.map(Rate::bytes_per_second),
+        ionice: policy.volume.ionice,
         threads: threads.clamp(1, MOST_THREADS),
         recipients,
         blocks,
@@ -236,6 +239,7 @@ impl VolumePlan {
             object: self.object.clone(),
             codec: self.codec,
             rate_limit: self.rate_limit_bytes_per_second,
+            ionice: self.ionice,
             threads: self.threads,
             recipients: self.recipients.clone(),
             page_checksums: self.server.data_checksums,

@@ -12,7 +12,7 @@ use super::schedule::{self, Schedule, Zone};
 use super::{
     Adopted, DURATION_HELP, DatabaseSelection, DumpPolicy, Duration, ImageName, LONGEST_CHAIN, Layout, Login, Managed,
     Policy, RehearsalPolicy, Retention, TablePattern, VerifyPolicy, VolumeName, VolumePolicy, dependents, freshness,
-    rate, retention, upgrade,
+    io_priority, rate, retention, upgrade,
 };
 use crate::backup_set::{Codec, CopyMode};
 use crate::cluster::{ClusterName, ContainerName, HostName, PgMajor, RepoName, RoleName};
@@ -308,6 +308,7 @@ impl Reader<'_> {
             volumes: if adopted { of_adopted(table) } else { read_volumes(table) },
             codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS)).unwrap_or_default(),
             rate_limit: table.get("rate_limit").and_then(|entry| entry.parse(rate::HELP)),
+            ionice: table.get("ionice").and_then(|entry| entry.parse(io_priority::HELP)),
             full_every: table
                 .get("full_every")
                 .and_then(|entry| entry.integer(1..=LONGEST_CHAIN))

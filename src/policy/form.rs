@@ -210,6 +210,11 @@ pub struct VolumeSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9]+[kMG]B/s$"))]
     pub rate_limit: Option<String>,
+    /// When it is the copy's turn at the disk: `idle`, when nobody else wants it, or `best-effort:0` (first) to `best-effort:7` (last).
+    /// Default: as everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(idle|best-effort:[0-7])$"))]
+    pub ionice: Option<String>,
     /// One in how many holds everything; the others hold what changed since the one before. Default: 1, all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31))]
@@ -463,6 +468,7 @@ impl From<&VolumePolicy> for VolumeSection {
             volumes: Some(paths(&volume.volumes)),
             codec: Some(volume.codec.to_string()),
             rate_limit: volume.rate_limit.map(|rate| rate.to_string()),
+            ionice: volume.ionice.map(|priority| priority.to_string()),
             full_every: Some(volume.full_every.get()),
         }
     }

@@ -32,6 +32,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,6 +44,7 @@ use crate::pipeline::frames::{FrameBytes, SeekTable};
 use crate::pipeline::handover::{Giver, handover};
 use crate::pipeline::seal::Unsealed;
 use crate::pipeline::{Compression, PipelineError, Sealed, compress};
+use crate::policy::IoPriority;
 use crate::postgres::hot_backup::{self, HotBackup, Stopped};
 use crate::postgres::installation::sorting;
 use crate::postgres::tools::Toolbox;
@@ -83,9 +85,14 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     let stop = line.stop.child_token();
     let (giver, mut taker) = handover();
     let (copied, streamed) = std::thread::scope(|scope| {
-        let copying = scope.spawn(|| match job.mode {
-            CopyMode::Hot => copy(job, blocks, giver, runtime, &stop),
-            CopyMode::Cold => cold::copy(job, blocks, giver, &stop),
+        let copying = scope.spawn(|| {
+            if let Some(priority) = job.ionice {
+                wait_at_the_disk(priority, line);
+            }
+            match job.mode {
+                CopyMode::Hot => copy(job, blocks, giver, runtime, &stop),
+                CopyMode::Cold => cold::copy(job, blocks, giver, &stop),
+            }
         });
         let recipients = sealing.as_ref().map(|(recipients, _)| recipients);
         let streamed = compress(&mut taker, &mut upload, compression, recipients, &line.meter, &stop);
@@ -138,6 +145,18 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         tell(name, Content::Blocks, sealed, begun.elapsed().as_secs_f64());
     }
     Ok(vec![])
+}
+
+/// Has this thread, which is the one that reads the volumes, wait for its turn at the disk.
+fn wait_at_the_disk(priority: IoPriority, line: &Line) {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let set = Command::new("ionice").args(priority.arguments()).args(["-p", &thread]).stdin(Stdio::null()).output();
+    let why = match set {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    line.warn(format!("the volumes were read as everybody reads, not by ionice = \"{priority}\": {why}"));
 }
 
 /// A tar that was written.

@@ -8,6 +8,7 @@ use super::Destination;
 use crate::backup_set::{Ancestor, Codec, CopyMode, Moved, Object, SetId, VolumeCopy};
 use crate::cluster::{PgMajor, RoleName};
 use crate::encryption::{Keys, Recipients};
+use crate::policy::IoPriority;
 use crate::postgres::Login;
 use crate::storage::FolderLocation;
 
@@ -44,6 +45,9 @@ pub struct VolumeJob {
     /// How many bytes are read in a second at most.
     #[serde(default)]
     pub rate_limit: Option<u64>,
+    /// Whose turn it is at the disk.
+    #[serde(default)]
+    pub ionice: Option<IoPriority>,
     /// Codec threads.
     pub threads: usize,
     /// Whom it is sealed to; None: to nobody.

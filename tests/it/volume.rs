@@ -442,15 +442,27 @@ fn the_instructions_of_a_volume_set_are_enough() {
 #[test]
 fn a_copy_is_no_faster_than_its_limit() {
     let house = House::new("volrate");
-    let rest = "[backup.volume]\nvolumes = [\"/data\"]";
+    let rest = "[backup.volume]\nvolumes = [\"/data\"]\nionice = \"idle\"";
     let source = house.cluster("source", "17", &format!("{rest}\nrate_limit = \"4MB/s\""));
     let seconds = || {
         let set = house.items(&["backup", &source, "--kind", "volume"]).remove(0);
+        assert_eq!(set["warnings"], serde_json::json!([]));
         let object = house.manifest(&source, set["set"].as_str().expect("an id"))["objects"][0].clone();
         let bytes = object["plain"]["bytes"].as_f64().expect("a number");
         (object["seconds"].as_f64().expect("a number"), bytes)
     };
-    let (limited, bytes) = seconds();
+    let waits_at_the_disk = || {
+        let cluster = format!("label=pglife.cluster={source}");
+        let worker = docker(&["ps", "-q", "--filter", "label=pglife.purpose=worker", "--filter", &cluster]);
+        let threads = "for thread in /proc/[0-9]*/task/*; do ionice -p ${thread##*/}; done";
+        let looked = worker.lines().map(|worker| try_docker(&["exec", worker, "sh", "-c", threads]).stdout);
+        looked.collect::<String>().lines().any(|priority| priority == "idle")
+    };
+    let (limited, bytes) = std::thread::scope(|scope| {
+        let copying = scope.spawn(seconds);
+        wait_for("a copy that lets others go first", waits_at_the_disk);
+        copying.join().expect("it was copied")
+    });
     assert!(limited > bytes / 4e6 * 0.9, "{bytes} bytes in {limited} s");
     house.policy("source", "17", rest);
     let (free, bytes) = seconds();

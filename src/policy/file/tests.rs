@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::policy::Rate;
 use crate::policy::form::{PolicyFile, schema};
+use crate::policy::{IoPriority, Rate};
 
 const EXAMPLE: &str = include_str!("../../../policies/example.toml");
 
@@ -101,6 +101,7 @@ fn the_example_tells_the_true_defaults() {
         "admin_database",
         "admin_password_file",
         "rate_limit",
+        "ionice",
         "rto_budget",
         "memory",
         "cpus",
@@ -315,7 +316,9 @@ fn every_problem_of_the_backup_is_told() {
 
 #[test]
 fn a_speed_is_read() {
-    let limited = policy("[cluster]\nmajor = '17'\n[backup.volume]\nrate_limit = '200MB/s'\nmode = 'cold'\n");
+    let limited =
+        policy("[cluster]\nmajor = '17'\n[backup.volume]\nrate_limit = '200MB/s'\nionice = 'idle'\nmode = 'cold'\n");
+    assert_eq!(limited.volume.ionice, Some(IoPriority::Idle));
     assert_eq!(limited.volume.rate_limit.map(Rate::bytes_per_second), Some(200_000_000));
     assert_eq!(limited.volume.mode, CopyMode::Cold);
     let told =
