@@ -1,4 +1,4 @@
-//! Which codec an object is written with, as policies and manifests spell it: `zstd:1`, `gzip:6`.
+//! Which codec an object is written with, as policies and manifests spell it: `zstd:1`, `gzip:6`, `none`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +13,8 @@ pub enum Codec {
     Zstd(ZstdLevel),
     /// gzip (RFC 1952), for whoever has nothing else where the backups are read; objects end in `.gz`.
     Gzip(GzipLevel),
+    /// None, for tars on a disk that packs by itself; objects have no ending of their own.
+    Plain,
 }
 
 /// A zstd level from 1 (fast) to 19 (small). Higher ones need more memory than a worker may use.
@@ -47,14 +49,26 @@ impl<const SMALLEST: u8> Level<SMALLEST> {
 }
 
 impl Codec {
-    /// How it may be written, for those who are to.
+    /// How one that packs may be written, for those who are to.
     pub const FORMS: &str = r#""zstd:1" (fast) to "zstd:19" (small), or "gzip:1" to "gzip:9""#;
+    /// How any may be written.
+    pub const FORMS_FOR_TARS: &str = r#""zstd:1" (fast) to "zstd:19" (small), "gzip:1" to "gzip:9", or "none""#;
 
-    /// What the names of objects written with it end in, without the dot.
-    pub fn extension(self) -> &'static str {
+    /// What the names of objects written with it end in, with the dot.
+    pub fn ending(self) -> &'static str {
         match self {
-            Self::Zstd(_) => "zst",
-            Self::Gzip(_) => "gz",
+            Self::Zstd(_) => ".zst",
+            Self::Gzip(_) => ".gz",
+            Self::Plain => "",
+        }
+    }
+
+    /// It, or where it is none one that packs: only a tar says itself where it ends.
+    #[must_use]
+    pub fn that_packs(self) -> Self {
+        match self {
+            Self::Plain => Self::default(),
+            packs => packs,
         }
     }
 }
@@ -70,6 +84,7 @@ impl fmt::Display for Codec {
         match self {
             Self::Zstd(level) => write!(out, "zstd:{}", level.0),
             Self::Gzip(level) => write!(out, "gzip:{}", level.0),
+            Self::Plain => out.write_str("none"),
         }
     }
 }
@@ -81,6 +96,7 @@ impl FromStr for Codec {
         let codec = match text.split_once(':') {
             Some(("zstd", level)) => Level::parse(level).map(Self::Zstd),
             Some(("gzip", level)) => Level::parse(level).map(Self::Gzip),
+            None if text == "none" => Some(Self::Plain),
             _ => None,
         };
         codec.ok_or_else(|| CodecError(text.to_owned()))
@@ -108,7 +124,7 @@ mod tests {
     fn every_level_reads_back_as_written() {
         let zstd = (1..=19).map(|level| (Codec::Zstd(Level(level)), format!("zstd:{level}")));
         let gzip = (1..=9).map(|level| (Codec::Gzip(Level(level)), format!("gzip:{level}")));
-        for (codec, text) in zstd.chain(gzip) {
+        for (codec, text) in zstd.chain(gzip).chain([(Codec::Plain, "none".to_owned())]) {
             assert_eq!(text.parse(), Ok(codec));
             assert_eq!(codec.to_string(), text);
             let json = serde_json::to_string(&codec).expect("json");
@@ -122,7 +138,7 @@ mod tests {
     fn other_spellings_are_refused() {
         for text in [
             "", "zstd", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "zstd:+1", "zstd:01", "ZSTD:1", "zstd:1 ", "zstd:300",
-            "gzip", "gzip:0", "gzip:10", "lz4:1",
+            "gzip", "gzip:0", "gzip:10", "lz4:1", "none:1", "None",
         ] {
             assert_eq!(text.parse::<Codec>(), Err(CodecError(text.to_owned())), "{text:?}");
         }

@@ -48,11 +48,11 @@ impl Naming {
 
     /// The object with the block index.
     pub fn blocks(self, codec: Codec) -> String {
-        self.compressed("volume.blocks", codec)
+        self.compressed("volume.blocks", codec.that_packs())
     }
 
     fn compressed(self, name: &str, codec: Codec) -> String {
-        self.document(&format!("{name}.{}", codec.extension()))
+        self.document(&format!("{name}{}", codec.ending()))
     }
 
     /// An object whose plain name tells nothing of the content.

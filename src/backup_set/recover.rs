@@ -80,11 +80,13 @@ fn reader(object: &Object) -> String {
 
 /// What prints the content of the object that is called `name`.
 fn reader_of(name: &str) -> String {
-    let (file, codec) = (shell_word(name), codec_tool(name).unwrap_or("zstd"));
-    if is_sealed(name) {
-        format!("age -d -i \"$IDENTITY\" {file} | {codec} -dc")
-    } else {
-        format!("{codec} -dc {file}")
+    let file = shell_word(name);
+    let sealed = is_sealed(name).then(|| format!("age -d -i \"$IDENTITY\" {file}"));
+    match (sealed, codec_tool(name)) {
+        (Some(sealed), Some(codec)) => format!("{sealed} | {codec} -dc"),
+        (Some(sealed), None) => sealed,
+        (None, Some(codec)) => format!("{codec} -dc {file}"),
+        (None, None) => format!("cat {file}"),
     }
 }
 
@@ -97,12 +99,12 @@ fn codec_tool(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The programs that unpack the objects of the set, and of those that it builds on.
-fn codec_tools(manifest: &Manifest) -> String {
+/// The programs that unpack the objects of the set, and of those that it builds on, to be told after others.
+fn and_codec_tools(manifest: &Manifest) -> String {
     let names = manifest.objects.iter().map(|object| &object.name);
     let names = names.chain(manifest.ancestors().iter().map(|ancestor| &ancestor.name));
     let tools: BTreeSet<&str> = names.filter_map(|name| codec_tool(name)).collect();
-    tools.iter().map(|tool| format!("`{tool}`")).collect::<Vec<_>>().join(" and ")
+    tools.iter().map(|tool| format!(" and `{tool}`")).collect()
 }
 
 /// Where the object of a set lies that this one builds on, seen from this one's folder.
@@ -177,7 +179,7 @@ pub fn cover(manifest: &Manifest) -> String {
         "`pglife restore {} --backup {} --into NAME --identity KEY`. Without it, all you need is here:\n",
         manifest.cluster, manifest.set
     ));
-    line(&format!("* Docker, `age` and {}. `b3sum` is needed for the check only.", codec_tools(manifest)));
+    line(&format!("* Docker, `age`{}. `b3sum` is needed for the check only.", and_codec_tools(manifest)));
     line(
         "* The secret key of *one* of these recipients: the file with the line `AGE-SECRET-KEY-1…`, or the SSH key.\n",
     );
@@ -249,11 +251,11 @@ pub fn instructions(manifest: &Manifest) -> String {
         "`pglife restore {} --backup {} --into NAME`. Without it, all you need is here:\n",
         manifest.cluster, manifest.set
     ));
-    let tools = codec_tools(manifest);
+    let tools = and_codec_tools(manifest);
     line(&if encrypted {
-        format!("* Docker, `age` and {tools}, and the key that opened this file.")
+        format!("* Docker, `age`{tools}, and the key that opened this file.")
     } else {
-        format!("* Docker and {tools}. `b3sum` is needed for the check only.")
+        format!("* Docker{tools}. `b3sum` is needed for the check only.")
     });
     let or_newer = if volume.is_some() { " and `tar`" } else { " (or newer)" };
     line(&format!("* An image with PostgreSQL {major}{or_newer}. The cluster ran from `{}`,", manifest.image.name));

@@ -14,6 +14,7 @@ use crate::backup_set::Codec;
 pub(super) enum Packer {
     Zstd(Compressor<'static>),
     Gzip(Compress),
+    Plain,
 }
 
 impl Packer {
@@ -26,6 +27,7 @@ impl Packer {
                 Ok(Self::Zstd(compressor))
             }
             Codec::Gzip(level) => Ok(Self::Gzip(Compress::new(flate2::Compression::new(level.get().into()), false))),
+            Codec::Plain => Ok(Self::Plain),
         }
     }
 
@@ -48,6 +50,10 @@ impl Packer {
                 gzip::end(frame, checksum(plain), plain.len());
                 Ok(())
             }
+            Self::Plain => {
+                frame.extend_from_slice(plain);
+                Ok(())
+            }
         }
     }
 }
@@ -56,6 +62,7 @@ impl Packer {
 pub(super) enum Unpacker {
     Zstd(Decompressor<'static>),
     Gzip(Decompress),
+    Plain,
 }
 
 impl Unpacker {
@@ -63,6 +70,7 @@ impl Unpacker {
         match format {
             Format::Zstd => Decompressor::new().map(Self::Zstd),
             Format::Gzip => Ok(Self::Gzip(Decompress::new(false))),
+            Format::Plain => Ok(Self::Plain),
         }
     }
 
@@ -91,6 +99,7 @@ impl Unpacker {
                     return Err(undecodable("its content does not match its checksum".to_owned()));
                 }
             }
+            Self::Plain => plain.extend_from_slice(frame),
         }
         if plain.len() == plain_bytes {
             Ok(())
@@ -103,6 +112,7 @@ impl Unpacker {
         match self {
             Self::Zstd(_) => Format::Zstd,
             Self::Gzip(_) => Format::Gzip,
+            Self::Plain => Format::Plain,
         }
     }
 }

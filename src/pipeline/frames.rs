@@ -1,17 +1,19 @@
-//! The stored form: ordinary zstd frames or gzip members, and the seek table that says where they are.
+//! The stored form: ordinary zstd frames, gzip members or plain bytes, and the seek table that says where they are.
 //!
 //! ```text
 //! ┌─────────┬─────────┬───┬─────────┬────────────┐
 //! │ frame 0 │ frame 1 │ … │ frame n │ seek table │
 //! └─────────┴─────────┴───┴─────────┴────────────┘
 //! ```
-//! Stock `zstd -dc` and `gzip -dc` decode the frames one after the other; the table ([`zstd`], [`gzip`]) has no content for them.
+//! Stock `zstd -dc` and `gzip -dc` decode the frames one after the other; the table ([`zstd`], [`gzip`]) has no content for them. For stock
+//! `tar`, a table after a tar that is not packed ([`plain`]) is none of it.
 //! pglife asks more of an object: a frame carries its content's size and checksum, the table's checksum of a frame is the one in
-//! the frame's own last bytes, and frames and table fill the object.
+//! the frame's own last bytes (of a plain one it is in the table alone), and frames and table fill the object.
 //!
 //! Nothing read here is trusted: counts and sizes are checked against the object before anything is allocated.
 
 pub(super) mod gzip;
+mod plain;
 mod zstd;
 
 use super::{Corruption, FrameFault, PipelineError};
@@ -36,6 +38,8 @@ pub enum Format {
     Zstd,
     /// gzip members.
     Gzip,
+    /// The content as it is.
+    Plain,
 }
 
 /// How many plain bytes go into each frame: 1 to [`MAX_FRAME_BYTES`].
@@ -64,7 +68,7 @@ pub struct Entry {
     pub stored_bytes: u32,
     /// The length of its content.
     pub plain_bytes: u32,
-    /// Of its content, as the frame itself has it: of zstd the low 32 bits of the XXH64, of gzip the CRC-32.
+    /// Of its content, as the frame itself has it: of zstd the low 32 bits of the XXH64, of gzip the CRC-32. Of plain ones the CRC-32.
     pub checksum: u32,
 }
 
@@ -94,6 +98,7 @@ impl Format {
         match codec {
             Codec::Zstd(_) => Self::Zstd,
             Codec::Gzip(_) => Self::Gzip,
+            Codec::Plain => Self::Plain,
         }
     }
 
@@ -102,6 +107,7 @@ impl Format {
         match self {
             Self::Zstd => zstd::bound(plain_bytes),
             Self::Gzip => gzip::bound(plain_bytes),
+            Self::Plain => plain_bytes,
         }
     }
 
@@ -109,6 +115,7 @@ impl Format {
         match self {
             Self::Zstd => zstd::SMALLEST_FRAME,
             Self::Gzip => gzip::SMALLEST_FRAME,
+            Self::Plain => 0,
         }
     }
 
@@ -117,6 +124,7 @@ impl Format {
         let checksum = match self {
             Self::Zstd => zstd::checksum(frame),
             Self::Gzip => gzip::checksum(frame),
+            Self::Plain => Some(plain::checksum(frame)),
         };
         Some(Entry {
             stored_bytes: u32::try_from(frame.len()).ok()?,
@@ -131,6 +139,7 @@ impl Format {
         let promised = match self {
             Self::Zstd => zstd::content_size(stored),
             Self::Gzip => gzip::content_size(stored),
+            Self::Plain => Some(stored.len() as u64),
         };
         let header = promised.ok_or(FrameFault::Header)?;
         if header != u64::from(entry.plain_bytes) {
@@ -226,6 +235,7 @@ impl SeekTable {
         match self.format {
             Format::Zstd => zstd::encode(&self.entries),
             Format::Gzip => gzip::encode(&self.entries),
+            Format::Plain => plain::encode(&self.entries),
         }
     }
 
@@ -235,6 +245,7 @@ impl SeekTable {
         let entries = match format {
             Format::Zstd => zstd::decode(tail),
             Format::Gzip => gzip::decode(tail),
+            Format::Plain => plain::decode(tail),
         };
         let table = Self { format, entries };
         // A table has one encoding.
@@ -274,11 +285,10 @@ fn number(count: usize) -> u32 {
 
 /// What the frames of an object are made of, and how many bytes the seek table takes, from the object's end.
 fn tail_of(end: &[u8; END_BYTES], object_bytes: u64) -> Result<(Format, u64), Corruption> {
-    let (format, frames) = match (zstd::frame_count(end)?, gzip::frame_count(end)) {
-        (Some(frames), _) => (Format::Zstd, frames),
-        (None, Some(frames)) => (Format::Gzip, frames),
-        (None, None) => return Err(Corruption::NoSeekTable),
-    };
+    let zstd = zstd::frame_count(end)?.map(|frames| (Format::Zstd, frames));
+    let other = || gzip::frame_count(end).map(|frames| (Format::Gzip, frames));
+    let plain = || plain::frame_count(end).map(|frames| (Format::Plain, frames));
+    let (format, frames) = zstd.or_else(other).or_else(plain).ok_or(Corruption::NoSeekTable)?;
     let damaged = |why| Err(Corruption::SeekTable { why });
     if frames > MAX_FRAMES {
         return damaged("it lists more frames than an object may have");
@@ -286,6 +296,7 @@ fn tail_of(end: &[u8; END_BYTES], object_bytes: u64) -> Result<(Format, u64), Co
     let bytes = match format {
         Format::Zstd => zstd::table_bytes(frames),
         Format::Gzip => gzip::table_bytes(frames),
+        Format::Plain => plain::table_bytes(frames),
     } as u64;
     // Each frame takes some bytes of its own: a table alone cannot fill an object.
     if bytes + u64::from(format.smallest_frame()) * frames as u64 > object_bytes {

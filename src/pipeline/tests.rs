@@ -46,8 +46,8 @@ fn with(codec: Codec, count: usize, frame_bytes: u32) -> Compression {
 }
 
 /// One codec of each format.
-fn codecs() -> [Codec; 2] {
-    ["zstd:1", "gzip:6"].map(|codec| codec.parse().expect("a codec"))
+fn codecs() -> [Codec; 3] {
+    ["zstd:1", "gzip:6", "none"].map(|codec| codec.parse().expect("a codec"))
 }
 
 fn packed(plain: &[u8], compression: Compression) -> (Vec<u8>, Sealed) {
@@ -128,7 +128,7 @@ fn stock_tools_read_the_object_whole() {
         for (plain, frame_bytes) in [(Vec::new(), 9), (b"x".to_vec(), 9), (text(20_000), 64 << 10), (text(200), 2)] {
             let (object, _) = packed(&plain, with(codec, 2, frame_bytes));
             let folder = tempfile::tempdir().expect("a folder");
-            let path = folder.path().join(format!("object.{}", codec.extension()));
+            let path = folder.path().join(format!("object{}", codec.ending()));
             std::fs::write(&path, object).expect("written");
             let stock = Command::new(tool).arg("-dc").arg(&path).output().expect("it is installed");
             assert!(stock.status.success(), "{}", String::from_utf8_lossy(&stock.stderr));
@@ -137,6 +137,24 @@ fn stock_tools_read_the_object_whole() {
             assert!(stock.status.success(), "{}", String::from_utf8_lossy(&stock.stderr));
         }
     }
+}
+
+#[test]
+fn stock_tar_reads_a_tar_that_is_not_packed() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let content = text(2000);
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    tar.append_data(&mut header, "data/file", &content[..]).expect("memory");
+    let tar = tar.into_inner().expect("a tar");
+    let (object, _) = packed(&tar, with(Codec::Plain, 2, 1000));
+    assert!(object.starts_with(&tar));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("volume.tar");
+    std::fs::write(&path, object).expect("written");
+    let stock = Command::new("tar").arg("-xOf").arg(&path).output().expect("it is installed");
+    assert!(stock.status.success() && stock.stderr.is_empty(), "{}", String::from_utf8_lossy(&stock.stderr));
+    assert_eq!(Digest::of(&stock.stdout), Digest::of(&content));
 }
 
 #[test]

@@ -283,7 +283,7 @@ impl Reader<'_> {
             databases: read_databases(table).unwrap_or_else(DatabaseSelection::everything),
             exclude_table_data: read_table_patterns(table),
             jobs: jobs.unwrap_or(const { NonZeroUsize::new(2).expect("not zero") }),
-            codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS)).unwrap_or_default(),
+            codec: table.get("codec").and_then(|entry| one_that_packs(&entry)).unwrap_or_default(),
             lock_timeout: lock_timeout.unwrap_or(Duration::from_secs(5)),
         }
     }
@@ -306,7 +306,7 @@ impl Reader<'_> {
             timezone,
             mode: mode.unwrap_or_default(),
             volumes: if adopted { of_adopted(table) } else { read_volumes(table) },
-            codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS)).unwrap_or_default(),
+            codec: table.get("codec").and_then(|entry| entry.parse(Codec::FORMS_FOR_TARS)).unwrap_or_default(),
             rate_limit: table.get("rate_limit").and_then(|entry| entry.parse(rate::HELP)),
             ionice: table.get("ionice").and_then(|entry| entry.parse(io_priority::HELP)),
             full_every: table
@@ -389,6 +389,16 @@ impl Reader<'_> {
         let schedule = timing::read(table, self.cluster, timezone.as_ref());
         (schedule, timezone.unwrap_or(Zone::UTC))
     }
+}
+
+/// Readers of dumps take what comes after them for a part of them.
+fn one_that_packs(entry: &Entry<'_>) -> Option<Codec> {
+    let codec = entry.parse(Codec::FORMS)?;
+    if codec == Codec::Plain {
+        entry.problem("dumps are always packed: \"none\" is for copies of volumes", Codec::FORMS);
+        return None;
+    }
+    Some(codec)
 }
 
 fn adopted(table: &Table<'_>, pgdata: &Entry<'_>) -> Option<Adopted> {

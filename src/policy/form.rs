@@ -227,9 +227,9 @@ pub struct VolumeSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub volumes: Option<Vec<String>>,
-    /// zstd:1 (fast) to zstd:19 (small), or gzip:1 to gzip:9. Default: zstd:1.
+    /// zstd:1 (fast) to zstd:19 (small), gzip:1 to gzip:9, or none. Default: zstd:1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^(zstd:([1-9]|1[0-9])|gzip:[1-9])$"))]
+    #[schemars(regex(pattern = "^(none|zstd:([1-9]|1[0-9])|gzip:[1-9])$"))]
     pub codec: Option<String>,
 }
 

@@ -127,6 +127,7 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         let mut upload = destinations.begin(&wanted.object)?;
         let sealing = wanted.readers.as_ref().map(Recipients::with_reader);
         let readers = sealing.as_ref().map(|(readers, _)| readers);
+        let compression = Compression { codec: compression.codec.that_packs(), ..compression };
         let sealed = compress(&mut &text[..], &mut upload, compression, readers, &line.meter, &line.stop)
             .map_err(|error| writing(&wanted.object, &error))?;
         upload.commit()?;

@@ -429,7 +429,7 @@ fn encrypted_into_two_repositories_and_back() {
 #[test]
 fn the_instructions_of_a_volume_set_are_enough() {
     let house = House::new("volrecover");
-    let source = working(&house, "15", "");
+    let source = working(&house, "15", "[backup.volume]\ncodec = \"none\"");
     let set = back_up(&house, &source);
     let folder = house.set_folder(&source, &set);
     let text = std::fs::read_to_string(folder.join("RECOVER.md")).expect("instructions");

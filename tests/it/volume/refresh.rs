@@ -145,7 +145,7 @@ fn a_copy_is_refreshed_with_what_differs() {
     // The other one, too, is a way out; a backup whose blocks are not known is one as well.
     refreshed(&second);
     assert_eq!(marks(&restored), "1 2");
-    house.policy("source", "17", "");
+    house.policy("source", "17", "[backup.volume]\ncodec = \"none\"");
     sql(&container, "postgres", "insert into mark values ('3')");
     let third = back_up(&house, &source);
     refreshed(&third);
