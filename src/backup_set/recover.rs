@@ -104,7 +104,7 @@ fn and_codec_tools(manifest: &Manifest) -> String {
     let names = manifest.objects.iter().map(|object| &object.name);
     let names = names.chain(manifest.ancestors().iter().map(|ancestor| &ancestor.name));
     let tools: BTreeSet<&str> = names.filter_map(|name| codec_tool(name)).collect();
-    tools.iter().map(|tool| format!(" and `{tool}`")).collect()
+    tools.into_iter().flat_map(|tool| [" and `", tool, "`"]).collect()
 }
 
 /// Where the object of a set lies that this one builds on, seen from this one's folder.

@@ -17,6 +17,7 @@ use crate::worker::TableName;
 
 /// The command line.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(group = clap::ArgGroup::new("replaces").args(["in_place", "delta"]))]
 pub(super) struct Args {
     /// The cluster the backup is of; not needed when there is only one

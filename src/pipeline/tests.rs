@@ -295,7 +295,7 @@ fn frames_that_lie_are_found() {
 #[test]
 fn gzip_members_that_lie_are_found() {
     let forged = |frames: &[Vec<u8>], lie: &dyn Fn(usize, &mut Entry)| forged(Format::Gzip, frames, lie);
-    let [_, gzip] = codecs();
+    let [_, gzip, _] = codecs();
     let plain = text(2)[..100].to_vec();
     let mut good = packed(&plain, with(gzip, 1, 1000)).0;
     good.truncate(good.len() - SeekTable::read(&InMemory(good.clone())).expect("a table").encode().len());

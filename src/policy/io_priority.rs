@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A scheduling class of the kernel's, below or beside that of all others (ioprio_set(2)).
+/// A scheduling class of the kernel's, below or beside that of all others (`ioprio_set`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum IoPriority {

@@ -142,6 +142,7 @@ pub(super) fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
 }
 
 /// The failure that the tar itself cannot be read.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err wants it")]
 pub(super) fn broken(error: io::Error) -> Failure {
     failed("reading the tar", &error)
 }

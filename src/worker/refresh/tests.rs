@@ -27,8 +27,9 @@ fn compared(files: &[(PathBuf, Line)]) -> (Vec<Piece<'_>>, u64) {
 
 /// Content, and what lies on disk in its place: with some bytes changed, and of another length.
 fn differing() -> impl Strategy<Value = (Vec<u8>, Option<Vec<u8>>)> {
-    let content = (0..6 * PAGE, any::<u8>())
-        .prop_map(|(bytes, seed)| (0..bytes).map(|at| (at / 3 % 251) as u8 ^ seed).collect::<Vec<u8>>());
+    let content = (0..6 * PAGE, any::<u8>()).prop_map(|(bytes, seed)| {
+        (0..bytes).map(|at| u8::try_from(at / 3 % 251).expect("small") ^ seed).collect::<Vec<u8>>()
+    });
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     (content, prop::option::weighted(0.9, (changes, 0..8 * PAGE, any::<bool>()))).prop_map(|(content, there)| {
         let there = there.map(|(changes, length, resized)| {
