@@ -10,7 +10,7 @@
 //!
 //! Every frame is checked as it is read, and every block that the index knows. What is written before the verdict is worthless.
 
-mod between;
+pub(super) mod between;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -315,4 +315,4 @@ impl<'a, I: Iterator<Item = (&'a Path, u64)>> Write for Files<'a, I> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,11 +3,13 @@
 //! ```text
 //! object ─▶ decompress (N threads, checked) ─▶ tar ─▶ files      a thread of its own
 //!   or the objects of a chain ─▶ assemble ─▶ tar ─▶ files
+//!   or as much of either as one database needs ([`excerpt`])
 //! ```
 //! A name that would lead out of the volumes is refused. The digests are known at the end, so until the verdict what lies there is
 //! worthless: nobody may start a server on it.
 
 pub(super) mod chain;
+pub(super) mod excerpt;
 mod settle_in;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fc
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tar::{Archive, EntryType};
+use tar::{Archive, Entries, EntryType};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::handover::{Taker, handover};
@@ -33,22 +35,9 @@ const BLOCK: usize = 256 << 10;
 /// Does the job.
 pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
     let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
-    let (mut giver, taker) = handover();
-    let (read, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes, &job.left_out));
-        let read = match &job.chain {
-            None => read_whole(job, &folder, &mut giver, line),
-            Some(chain) => chain::read(job, chain, &folder, &mut giver, line),
-        };
-        let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
-        (read, unpacking.join())
-    });
-    let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
-    match (read, unpacked) {
-        (Ok(()), Ok(())) => {}
-        // Nobody took what was read: the other side knows why.
-        (Ok(()) | Err(Unread::Abandoned), Err(failure)) | (Err(Unread::Failed(failure)), _) => return Err(failure),
-        (Err(Unread::Abandoned), Ok(())) => return Err(Failure::new(Trouble::Other, "unpacking ended early")),
+    match &job.excerpt {
+        Some(excerpt) if job.chain.is_none() => excerpt::read_whole(job, excerpt, &folder, line)?,
+        _ => stream(job, &folder, line)?,
     }
     for volume in &job.volumes {
         sync(volume)?;
@@ -60,7 +49,31 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
         settle_in::settle_in(settle_in, Path::new("/data"), &users)?;
         sync("/data")?;
     }
+    if let Some(excerpt) = &job.excerpt {
+        excerpt.set_settings().map_err(|error| failed("setting up the throwaway server", &error))?;
+    }
     Ok(tools)
+}
+
+/// Reads the tar from its beginning to its end, while another thread unpacks it.
+fn stream(job: &UnpackJob, folder: &Folder, line: &Line) -> Result<(), Failure> {
+    let (mut giver, taker) = handover();
+    let (read, unpacked) = std::thread::scope(|scope| {
+        let unpacking = scope.spawn(|| unpack_stream(Patient { taker, stop: &line.stop }, job));
+        let read = match &job.chain {
+            None => read_whole(job, folder, &mut giver, line),
+            Some(chain) => chain::read(job, chain, folder, &mut giver, line),
+        };
+        let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
+        (read, unpacking.join())
+    });
+    let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
+    match (read, unpacked) {
+        (Ok(()), Ok(())) => Ok(()),
+        // Nobody took what was read: the other side knows why.
+        (Ok(()) | Err(Unread::Abandoned), Err(failure)) | (Err(Unread::Failed(failure)), _) => Err(failure),
+        (Err(Unread::Abandoned), Ok(())) => Err(Failure::new(Trouble::Other, "unpacking ended early")),
+    }
 }
 
 /// Everything in a volume is on disk then.
@@ -135,28 +148,42 @@ pub(super) fn place(name: &Path, volumes: &[String]) -> Option<PathBuf> {
     (plain && volumes.iter().any(|volume| path.starts_with(volume))).then_some(path)
 }
 
-fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Result<(), Failure> {
+fn broken(error: &io::Error) -> Failure {
+    failed("reading the tar", error)
+}
+
+fn unpack_stream(source: Patient<'_>, job: &UnpackJob) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
+    unpack(archive.entries().map_err(|error| broken(&error))?, job)?;
+    // What follows the end of a tar is nothing, but it must be taken.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| broken(&error))?;
+    Ok(())
+}
+
+/// Unpacks what there is. Returns how many entries that are.
+fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob) -> Result<u64, Failure> {
+    let UnpackJob { volumes, left_out, excerpt, .. } = job;
     let mut block = vec![0; BLOCK];
-    let broken = |error: io::Error| failed("reading the tar", &error);
+    let mut count = 0;
     // A folder gets its time and mode when nothing is put into it any more.
     let mut folders = BTreeMap::new();
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let name = entry.path().map_err(broken)?.into_owned();
+    for entry in found {
+        let mut entry = entry.map_err(|error| broken(&error))?;
+        count += 1;
+        let name = entry.path().map_err(|error| broken(&error))?.into_owned();
         let refuse = |why: &str| Failure::new(Trouble::Damaged, format!("the tar has {}, {why}", name.display()));
         if place(&name, left_out).is_some() {
             continue;
         }
         let path = place(&name, volumes).ok_or_else(|| refuse("which is in none of its volumes"))?;
-        let link = entry.link_name().map_err(broken)?.map(std::borrow::Cow::into_owned);
+        let link = entry.link_name().map_err(|error| broken(&error))?.map(std::borrow::Cow::into_owned);
         let header = entry.header();
         let number = |number: io::Result<u64>| number.ok().and_then(|number| u32::try_from(number).ok());
         let (Some(uid), Some(gid)) = (number(header.uid()), number(header.gid())) else {
             return Err(refuse("with an owner that is no number"));
         };
-        let mode = header.mode().map_err(broken)? & 0o7777;
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().map_err(broken)?);
+        let mode = header.mode().map_err(|error| broken(&error))? & 0o7777;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().map_err(|error| broken(&error))?);
         let entry_type = header.entry_type();
         let written = match (entry_type, link) {
             (EntryType::Directory, _) => make_folder(&path).and_then(|()| {
@@ -164,7 +191,10 @@ fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Resul
                 chown(&path, Some(uid), Some(gid))
             }),
             (EntryType::Regular | EntryType::Continuous, _) => {
-                make_file(&path, &mut entry, &mut block, (uid, gid), mode, time)
+                let hollow = excerpt.as_ref().is_some_and(|excerpt| excerpt.is_hollow(&name));
+                let bytes = entry.size();
+                let content = if hollow { Content::Zeros(bytes) } else { Content::Read(&mut entry, &mut block) };
+                make_file(&path, content, (uid, gid), mode, time)
             }
             (EntryType::Symlink, Some(target)) => {
                 symlink(target, &path).and_then(|()| lchown(&path, Some(uid), Some(gid)))
@@ -182,9 +212,7 @@ fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Resul
             .and_then(|()| File::open(&path)?.set_modified(time));
         finished.map_err(|error| failed(&format!("finishing {}", path.display()), &error))?;
     }
-    // What follows the end of a tar is nothing, but it must be taken.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
-    Ok(())
+    Ok(count)
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
@@ -195,20 +223,24 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_file(
-    path: &Path,
-    content: &mut dyn Read,
-    block: &mut [u8],
-    owner: (u32, u32),
-    mode: u32,
-    time: SystemTime,
-) -> io::Result<()> {
+/// What a file gets.
+enum Content<'a> {
+    /// What the first has, by way of the second.
+    Read(&'a mut dyn Read, &'a mut [u8]),
+    /// So many bytes, which need no room on the disk.
+    Zeros(u64),
+}
+
+fn make_file(path: &Path, content: Content<'_>, owner: (u32, u32), mode: u32, time: SystemTime) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    loop {
-        match content.read(block)? {
-            0 => break,
-            read => file.write_all(&block[..read])?,
-        }
+    match content {
+        Content::Read(content, block) => loop {
+            match content.read(block)? {
+                0 => break,
+                read => file.write_all(&block[..read])?,
+            }
+        },
+        Content::Zeros(bytes) => file.set_len(bytes)?,
     }
     fchown(&file, Some(owner.0), Some(owner.1))?;
     file.set_permissions(Permissions::from_mode(mode))?;

@@ -31,21 +31,21 @@ pub(super) fn cut(parts: &[(u64, Part)], mut at: u64, mut bytes: u64) -> Option<
 }
 
 /// A reader of it. Of what is content of a file that the index names, it has nothing; whoever looks at headers skips it.
-pub(super) struct Between<'a> {
+pub(in crate::worker) struct Between<'a> {
     sources: &'a [Source<'a>],
     /// Each with where it begins in the tar.
-    pub(super) parts: &'a [(u64, Part)],
+    pub(in crate::worker) parts: &'a [(u64, Part)],
     meter: &'a Meter,
     stop: &'a CancellationToken,
     at: u64,
     /// The frame that was needed last: its source, its place among the plain bytes, its content.
     held: (u32, Range<u64>, Vec<u8>),
     /// Why the last read failed.
-    pub(super) failure: Option<PipelineError>,
+    pub(in crate::worker) failure: Option<PipelineError>,
 }
 
 impl<'a> Between<'a> {
-    pub(super) fn new(
+    pub(in crate::worker) fn new(
         sources: &'a [Source<'a>],
         parts: &'a [(u64, Part)],
         meter: &'a Meter,
