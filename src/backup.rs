@@ -9,6 +9,7 @@
 //! worker sees its staging folder only; in a bucket, where nothing can be moved, it writes to the set's own place. Until `COMMIT` is there, nothing of it is a backup; a run that ends in any other
 //! way removes the folder, and one that dies leaves it to the next run.
 
+mod aside;
 #[doc(hidden)]
 pub mod contract;
 mod copies;
@@ -40,6 +41,7 @@ use crate::storage::{Key, Repository};
 use crate::worker::session::{Done, Session, SessionError};
 use crate::worker::{Destination, Event, Request, SET_FOLDER};
 
+pub(crate) use aside::{Aside, dump_aside};
 pub use copies::Verdict;
 pub use plan::{DumpPlan, plan_dump};
 
@@ -479,7 +481,7 @@ fn check_complete(planned: &DumpPlan, heard: &Heard) -> Result<(), String> {
     if written.remove(planned.globals.as_str()) != Some(1) {
         return Err("the worker did not report the globals".to_owned());
     }
-    if written.remove(planned.facts.object.as_str()) != Some(1) {
+    if planned.facts.as_ref().is_some_and(|facts| written.remove(facts.object.as_str()) != Some(1)) {
         return Err("the worker did not report the facts".to_owned());
     }
     for database in &planned.databases {

@@ -50,4 +50,4 @@ pub use selector::{Selector, SelectorError};
 pub use sorting::Sorting;
 
 #[doc(hidden)]
-pub use example::example as example_manifest;
+pub use example::{copy as example_copy, example as example_manifest};

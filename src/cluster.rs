@@ -109,13 +109,23 @@ impl ClusterName {
     /// What the throwaway server of a drill of this cluster is called: there is one at a time.
     #[must_use]
     pub fn for_drills(&self) -> Self {
-        let name = format!("{self}-drill");
+        self.with_purpose("drill")
+    }
+
+    /// What the throwaway server is called that serves a copy of volumes, of which a part is restored into this cluster.
+    #[must_use]
+    pub fn for_extraction(&self) -> Self {
+        self.with_purpose("extract")
+    }
+
+    fn with_purpose(&self, purpose: &str) -> Self {
+        let name = format!("{self}-{purpose}");
         if is_cluster_name(&name) {
             return Self(name);
         }
         // Too long for that; long names that begin alike are told apart all the same.
         let digest = blake3::hash(self.0.as_bytes()).to_hex();
-        Self(format!("drill-{}", &digest[..32]))
+        Self(format!("{purpose}-{}", &digest[..32]))
     }
 }
 
@@ -384,6 +394,7 @@ mod tests {
     fn throwaway_servers_have_names_of_their_own() {
         let name = |text: &str| ClusterName::new(text).expect("a name").for_drills();
         assert_eq!(name("chado").as_str(), "chado-drill");
+        assert_eq!(ClusterName::new("chado").expect("a name").for_extraction().as_str(), "chado-extract");
         let long = ["a", "b"].map(|end| format!("{}{end}", "x".repeat(47)));
         for text in &long {
             assert!(ClusterName::new(name(text).as_str()).is_ok());

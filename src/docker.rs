@@ -452,6 +452,24 @@ impl Engine {
             .map_err(self.failed(format!("read the log of container {container}")))?;
         Ok(output.iter().map(ToString::to_string).collect::<String>().trim_end().to_owned())
     }
+
+    /// The first line that a container said of which `is_meant` holds.
+    pub async fn find_in_log(
+        &self,
+        container: &str,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, DockerError> {
+        let options = query::LogsOptionsBuilder::default().stdout(true).stderr(true).build();
+        let mut output = self.control.logs(container, Some(options));
+        let failed = || self.failed(format!("read the log of container {container}"));
+        while let Some(some) = output.try_next().await.map_err(failed())? {
+            let some = some.to_string();
+            if let Some(line) = some.lines().find(|line| is_meant(line)) {
+                return Ok(Some(line.to_owned()));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// A small file to write into a container.

@@ -17,6 +17,7 @@
 //! | [`worker`] | the data plane: the job protocol, and the process inside a worker container |
 //! | [`control`] | what every operation needs: the engines, the repository, a run with its locks |
 //! | [`provision`], [`backup`], [`restore`], [`verification`], [`prune`], [`export`], [`sync`] | operations: a plan, then effects |
+//! | [`extract`] | one database out of a copy of volumes: a server is started on it, dumped, and the dump restored |
 //! | [`drill`] | proves a backup: a restore into a throwaway server, compared and certified |
 //! | [`selftest`] | spoils copies of a backup, and wants verification and drill to notice |
 //! | [`upgrade`] | moves a cluster to a newer major; made of backup, restore and facts |
@@ -43,6 +44,7 @@ pub mod encryption;
 pub mod environment;
 pub mod exit;
 pub mod export;
+pub mod extract;
 pub mod facts;
 pub mod http;
 pub mod kv;

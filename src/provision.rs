@@ -34,6 +34,9 @@ pub const DATA_IMAGE: &str = "pglife/data";
 pub const FIRST_START_SECONDS: u64 = 180;
 /// How long a server may take until it has replayed the WAL of a backup.
 pub const RECOVERY_SECONDS: u64 = 1800;
+/// Settings of a throwaway server: it archives, replicates and listens nowhere, and writes nothing by itself.
+pub const REACHES_NOTHING: &str =
+    "archive_mode = off\nautovacuum = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n";
 /// The file in `/config` for settings of a plan: the last one that the server reads.
 const SETTINGS_FILE: &str = "zzzz-pglife.conf";
 /// What lives for a drill may be swept after this long, whoever made it.
@@ -83,7 +86,7 @@ pub struct ClusterPlan {
 pub enum Life {
     /// Until somebody removes them.
     Stays,
-    /// For one drill.
+    /// For one run: the server of a drill, or one that is only asked for a dump.
     Drill,
     /// After a drill, until then: for somebody who wants to look.
     Kept(jiff::Timestamp),
@@ -322,6 +325,15 @@ pub async fn make_database(
     progress(Tick::Step("starting the server".to_owned()));
     engine.start(&database).await.map_err(failed(what))?;
     engine.require_container(&plan.container).await.map_err(failed(what))
+}
+
+/// Removes the containers and volumes of a plan that the run needs no more; what cannot be removed now is left to the next command.
+pub async fn give_up(run: &Run<'_>, plan: &ClusterPlan) {
+    let containers = [&plan.container, &plan.data_container].map(|name| Thing::Container(name.to_string()));
+    let volumes = plan.volumes().map(|(volume, _)| Thing::Volume(volume.to_string()));
+    for thing in containers.into_iter().chain(volumes) {
+        run.give_up(&plan.host, &thing).await;
+    }
 }
 
 fn secret_files(plan: &ClusterPlan) -> Vec<SmallFile> {

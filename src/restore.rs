@@ -11,6 +11,7 @@
 //! what it made, and one that dies leaves that to the next run.
 
 mod chosen;
+mod excerpt;
 mod plan;
 mod refresh;
 mod volume;
@@ -32,11 +33,12 @@ use crate::state::Operation;
 use crate::worker::session::SessionError;
 use crate::worker::{Event, Request, SCRATCH_FOLDER};
 
-pub(crate) use chosen::{Chosen, Source};
+pub(crate) use chosen::{Chosen, Source, refused};
+pub(crate) use excerpt::excerpt;
 pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};
 pub use refresh::{Refresh, RefreshRequest, Refreshed, prepare_refresh, refresh};
 pub use volume::{VolumeRestorePlan, plan_volume_restore};
-pub(crate) use volume::{VolumeScene, renew, unpack};
+pub(crate) use volume::{VolumeScene, renew, restore as restore_volumes, unpack};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -109,45 +111,111 @@ impl Plan {
     }
 }
 
+/// A cluster that a restore could make.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) engine: Engine,
+    pub(crate) image: Image,
+    pub(crate) cluster: ClusterPlan,
+    pub(crate) policy: Policy,
+    /// The text of the new policy; None where there is one already.
+    policy_text: Option<String>,
+}
+
 /// Finds the set, makes the plan, and checks everything that can be known before anything is made.
 pub async fn prepare(
     control: &ControlPlane,
     source: &Policy,
     request: &RestoreRequest,
 ) -> Result<Prepared, OperationError> {
-    let what = format!("restore of cluster \"{}\" into \"{}\" failed", source.name, request.into);
+    let chosen = find(control, source, request).await?;
+    prepare_chosen(control, source, request, chosen).await
+}
+
+fn what_fails(source: &Policy, request: &RestoreRequest) -> String {
+    format!("restore of cluster \"{}\" into \"{}\" failed", source.name, request.into)
+}
+
+/// Finds the set.
+pub(crate) async fn find(
+    control: &ControlPlane,
+    source: &Policy,
+    request: &RestoreRequest,
+) -> Result<Chosen, OperationError> {
     // A restore that died may still hold the names.
     control.bury_dead_runs().await?;
     let wish = (&request.backup, request.repository.as_ref(), request.identity.as_deref());
-    let chosen = Chosen::find(control, source, wish, &what)?;
-    let manifest = &chosen.manifest;
-    if manifest.kind == Kind::Volume {
+    Chosen::find(control, source, wish, &what_fails(source, request))
+}
+
+/// Makes the plan for a set that was found.
+pub(crate) async fn prepare_chosen(
+    control: &ControlPlane,
+    source: &Policy,
+    request: &RestoreRequest,
+    chosen: Chosen,
+) -> Result<Prepared, OperationError> {
+    let what = what_fails(source, request);
+    if chosen.manifest.kind == Kind::Volume {
         // Before anything else is looked for that only a dump can do.
-        chosen.plan(request.major.unwrap_or(manifest.server.major), &request.wanted, &what)?;
+        chosen.plan(request.major.unwrap_or(chosen.manifest.server.major), &request.wanted, &what)?;
+    }
+    let target = Target::prepare(control, source, request, &chosen).await?;
+    let plan = chosen.plan(target.policy.major, &request.wanted, &what)?;
+    target.check_free(&what).await?;
+    Ok(target.with(chosen, plan))
+}
+
+impl Target {
+    /// Finds host, image and names of the new cluster.
+    pub(crate) async fn prepare(
+        control: &ControlPlane,
+        source: &Policy,
+        request: &RestoreRequest,
+        chosen: &Chosen,
+    ) -> Result<Self, OperationError> {
+        let what = what_fails(source, request);
+        let manifest = &chosen.manifest;
+        let host = control.configuration.policies.get(&request.into).map_or(&source.host, |policy| &policy.host);
+        let engine = control.engine(host).await.map_err(failed(&what))?;
+        let of_set = engine.image(&manifest.image.id).await.map_err(failed(&what))?;
+        // A cluster of pglife's own is never made from somebody else's image.
+        let is_ours = of_set.as_ref().map_or(matches!(source.layout, Layout::Managed(_)), Image::is_ours);
+        let (policy, policy_text) = policy_for(control, source, request, manifest, is_ours)?;
+        let Layout::Managed(managed) = &policy.layout else {
+            return Err(OperationError::new(
+                Exit::Refused,
+                format!(
+                    "{what}: \"{}\" is an adopted cluster, whose containers are not pglife's to make",
+                    request.into
+                ),
+            )
+            .next("restore into a new name"));
+        };
+        control.check_reach(&policy.host, &chosen.repository_name, &what)?;
+        let image = find_image(&engine, manifest, of_set, &policy, request, &what).await?;
+        let mut cluster = ClusterPlan::of_policy(&policy, managed);
+        cluster.image.clone_from(&image.reference);
+        cluster.bootstrap_role = manifest.server.bootstrap_role.clone();
+        cluster.wal_segment_bytes = Some(manifest.server.wal_segment_bytes).filter(|bytes| *bytes != 16 << 20);
+        Ok(Self { engine, image, cluster, policy, policy_text })
     }
 
-    let host = control.configuration.policies.get(&request.into).map_or(&source.host, |policy| &policy.host);
-    let engine = control.engine(host).await.map_err(failed(&what))?;
-    let of_set = engine.image(&manifest.image.id).await.map_err(failed(&what))?;
-    // A cluster of pglife's own is never made from somebody else's image.
-    let is_ours = of_set.as_ref().map_or(matches!(source.layout, Layout::Managed(_)), Image::is_ours);
-    let (policy, policy_text) = policy_for(control, source, request, manifest, is_ours)?;
-    let Layout::Managed(managed) = &policy.layout else {
-        return Err(OperationError::new(
-            Exit::Refused,
-            format!("{what}: \"{}\" is an adopted cluster, whose containers are not pglife's to make", request.into),
-        )
-        .next("restore into a new name"));
-    };
-    control.check_reach(&policy.host, &chosen.repository_name, &what)?;
-    let image = find_image(&engine, manifest, of_set, &policy, request, &what).await?;
-    let plan = chosen.plan(policy.major, &request.wanted, &what)?;
-    let mut cluster = ClusterPlan::of_policy(&policy, managed);
-    cluster.image.clone_from(&image.reference);
-    cluster.bootstrap_role = manifest.server.bootstrap_role.clone();
-    cluster.wal_segment_bytes = Some(manifest.server.wal_segment_bytes).filter(|bytes| *bytes != 16 << 20);
-    provision::check_free(&engine, &cluster, &what).await?;
-    Ok(Prepared { chosen, engine, image, cluster, plan, policy, policy_text })
+    /// Its names must not be taken.
+    pub(crate) async fn check_free(&self, what: &str) -> Result<(), OperationError> {
+        provision::check_free(&self.engine, &self.cluster, what).await.map(drop)
+    }
+
+    /// Into it goes what `plan` takes of `chosen`.
+    pub(crate) fn with(self, chosen: Chosen, plan: Plan) -> Prepared {
+        let Self { engine, image, cluster, policy, policy_text } = self;
+        Prepared { chosen, engine, image, cluster, plan, policy, policy_text }
+    }
+
+    /// Begins the run that makes it from `set`.
+    pub(crate) async fn begin<'c>(&self, control: &'c ControlPlane, set: &SetId) -> Result<Run<'c>, OperationError> {
+        begin(control, set, &self.policy, self.policy_text.as_ref(), &self.engine).await
+    }
 }
 
 /// How many threads a worker gets.
@@ -259,16 +327,37 @@ pub async fn restore(
     prepared: Prepared,
     progress: Progress<'_>,
 ) -> Result<Restored, OperationError> {
-    if prepared.policy_text.is_some() {
+    let Prepared { policy, policy_text, engine, chosen, .. } = &prepared;
+    let (set, elsewhere) = (chosen.commit.set.clone(), chosen.elsewhere.clone());
+    let run = begin(control, &set, policy, policy_text.as_ref(), engine).await?;
+    let source = chosen.source();
+    let restored = in_run(control, &run, prepared, &source, progress).await;
+    end(run, restored, set, &elsewhere).await
+}
+
+async fn begin<'c>(
+    control: &'c ControlPlane,
+    set: &SetId,
+    policy: &Policy,
+    policy_text: Option<&String>,
+    engine: &Engine,
+) -> Result<Run<'c>, OperationError> {
+    if policy_text.is_some() {
         // Its policy is written last: that it can be is known before the hours.
-        let what = format!("restore of {} into \"{}\" did not begin", prepared.chosen.commit.set, prepared.policy.name);
-        control.may_write_policy(&prepared.policy.name).await.map_err(failed(what))?;
+        let what = format!("restore of {set} into \"{}\" did not begin", policy.name);
+        control.may_write_policy(&policy.name).await.map_err(failed(what))?;
     }
-    let run = control.begin(Operation::Restore, &prepared.policy.name, &prepared.engine).await?;
-    let set = prepared.chosen.commit.set.clone();
-    let elsewhere = prepared.chosen.elsewhere.clone();
-    let restored = restore_in_run(control, &run, prepared, progress).await.map_err(or_elsewhere(&elsewhere));
-    let restored = restored.map_err(|error| {
+    control.begin(Operation::Restore, &policy.name, engine).await
+}
+
+/// Ends the run of a restore of `set`, which other repositories hold, too.
+pub(crate) async fn end(
+    run: Run<'_>,
+    restored: Result<Restored, OperationError>,
+    set: SetId,
+    elsewhere: &[RepoName],
+) -> Result<Restored, OperationError> {
+    let restored = restored.map_err(or_elsewhere(elsewhere)).map_err(|error| {
         error.safe("the backup and the cluster it came from are as they were; what was made of the new one was removed")
     });
     run.end(restored, |restored| {
@@ -278,15 +367,16 @@ pub async fn restore(
     .await
 }
 
-async fn restore_in_run(
+/// Restores what was prepared, from `source`, in a run that goes on.
+pub(crate) async fn in_run(
     control: &ControlPlane,
     run: &Run<'_>,
     prepared: Prepared,
+    source: &Source,
     progress: Progress<'_>,
 ) -> Result<Restored, OperationError> {
     let what = format!("restore of {} into \"{}\" failed", prepared.chosen.commit.set, prepared.policy.name);
-    let source = prepared.chosen.source();
-    let (container, databases, warnings) = fill(control, run, &prepared, &source, &mut vec![], &what, progress).await?;
+    let (container, databases, warnings) = fill(control, run, &prepared, source, &mut vec![], &what, progress).await?;
     let Prepared { chosen, image, policy, policy_text, .. } = prepared;
     // All of it is there now. A policy that cannot be written is no reason to throw it away.
     run.keep_made()?;
@@ -345,7 +435,8 @@ pub(crate) async fn fill(
         }
         Plan::Volume(plan) => {
             let scene = VolumeScene { control, run, engine, image, policy, source, what, progress };
-            let (container, warnings) = volume::restore(&scene, cluster, plan, keys.clone(), checks).await?;
+            let (container, warnings) =
+                volume::restore(&scene, cluster, cluster.network.as_deref(), plan, keys.clone(), checks).await?;
             Ok((container, plan.databases.clone(), warnings))
         }
     }

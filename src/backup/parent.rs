@@ -137,12 +137,7 @@ fn suits(manifest: &Manifest, policy: &Policy, here: &BTreeSet<&SetId>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup_set::{Content, CopyMode, Incremental, Measured, VolumeCopy, example_manifest};
-
-    fn object(name: &str, content: Content) -> Object {
-        let measured = Measured::of(b"bytes");
-        Object { name: name.to_owned(), content, stored: measured, plain: measured, seconds: 1.0 }
-    }
+    use crate::backup_set::{Content, Measured, example_copy as copy};
 
     fn ancestor(set: &str) -> Ancestor {
         let measured = Measured::of(b"bytes");
@@ -152,35 +147,6 @@ mod tests {
             stored: measured,
             plain: measured,
         }
-    }
-
-    fn copy(ancestors: Vec<Ancestor>) -> Manifest {
-        let incremental = (!ancestors.is_empty()).then_some(Incremental { tar_bytes: 1, ancestors });
-        let copy = VolumeCopy {
-            volumes: ["/data", "/config", "/secret", "/log"].map(str::to_owned).to_vec(),
-            pgdata: "/data/17".to_owned(),
-            moved: vec![],
-            sorting: None,
-            mode: CopyMode::Hot,
-            start_lsn: String::new(),
-            stop_lsn: String::new(),
-            timeline: 1,
-            first_wal: String::new(),
-            last_wal: String::new(),
-            backup_label: String::new(),
-            entries: 1,
-            server_files: 1,
-            damaged: vec![],
-            incremental,
-        };
-        let mut manifest = example_manifest();
-        manifest.set = "20261122T023000Z-volume-k3x9qa".parse().expect("an id");
-        manifest.kind = Kind::Volume;
-        manifest.objects = vec![
-            object("volume.tar.zst", Content::Volume(Box::new(copy))),
-            object("volume.blocks.zst", Content::Blocks),
-        ];
-        manifest
     }
 
     fn judge(manifest: &Manifest, full_every: u32, here: &[&str]) -> Result<Vec<String>, String> {

@@ -35,8 +35,8 @@ pub struct DumpPlan {
     pub threads: usize,
     /// Who will be able to open the objects; None: everybody.
     pub recipients: Option<Recipients>,
-    /// The facts to take in the dumps' snapshots.
-    pub facts: FactsJob,
+    /// The facts to take in the dumps' snapshots; None: none.
+    pub facts: Option<FactsJob>,
     /// The server as it was found.
     pub server: ServerProfile,
 }
@@ -121,11 +121,11 @@ pub fn plan_dump(
         codec: dump.codec,
         threads,
         recipients,
-        facts: FactsJob {
+        facts: Some(FactsJob {
             object: naming.document("facts.json"),
             mode: policy.drill.facts,
             lock_timeout_ms: u64::try_from(dump.lock_timeout.as_signed().as_millis()).unwrap_or(u64::MAX),
-        },
+        }),
         server,
     })
 }
@@ -162,7 +162,7 @@ impl DumpPlan {
             codec: self.codec,
             threads: self.threads,
             recipients: self.recipients.clone(),
-            facts: Some(self.facts.clone()),
+            facts: self.facts.clone(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::Kind;
 use super::manifest::{
-    Content, DatabaseProfile, ImageReference, MANIFEST_VERSION, Manifest, Measured, Object, ServerProfile, Tablespace,
+    Ancestor, Content, CopyMode, DatabaseProfile, ImageReference, Incremental, MANIFEST_VERSION, Manifest, Measured,
+    Object, ServerProfile, Tablespace, VolumeCopy,
 };
 use crate::cluster::{DatabaseName, PgMajor, RoleName};
 
@@ -62,5 +63,40 @@ pub fn example() -> Manifest {
         ],
         skipped: vec![],
         warnings: vec![],
+    }
+}
+
+/// A copy of the volumes of the same cluster with a block index, which builds on `ancestors`.
+pub fn copy(ancestors: Vec<Ancestor>) -> Manifest {
+    let object = |name: &str, content| {
+        let measured = Measured::of(b"bytes");
+        Object { name: name.to_owned(), content, stored: measured, plain: measured, seconds: 1.0 }
+    };
+    let incremental = (!ancestors.is_empty()).then_some(Incremental { tar_bytes: 1, ancestors });
+    let copy = VolumeCopy {
+        volumes: ["/data", "/config", "/secret", "/log"].map(str::to_owned).to_vec(),
+        pgdata: "/data/17".to_owned(),
+        moved: vec![],
+        sorting: None,
+        mode: CopyMode::Hot,
+        start_lsn: String::new(),
+        stop_lsn: String::new(),
+        timeline: 1,
+        first_wal: String::new(),
+        last_wal: String::new(),
+        backup_label: String::new(),
+        entries: 1,
+        server_files: 1,
+        damaged: vec![],
+        incremental,
+    };
+    Manifest {
+        set: "20261122T023000Z-volume-k3x9qa".parse().expect("an id"),
+        kind: Kind::Volume,
+        objects: vec![
+            object("volume.tar.zst", Content::Volume(Box::new(copy))),
+            object("volume.blocks.zst", Content::Blocks),
+        ],
+        ..example()
     }
 }

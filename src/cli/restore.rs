@@ -9,8 +9,9 @@ use crate::backup_set::{Kind, Selector, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor, RepoName};
 use crate::control::ControlPlane;
 use crate::exit::Exit;
+use crate::extract::{self, ExtractionPlan};
 use crate::policy::Policy;
-use crate::restore::{self, Plan, RefreshRequest, RestoreRequest, VolumeRestorePlan, Wanted};
+use crate::restore::{self, Plan, RefreshRequest, RestoreRequest, Restored, VolumeRestorePlan, Wanted};
 use crate::upgrade::plan::{OldServer, Trial, UpgradePlan};
 use crate::upgrade::{self, InPlace, InPlaceRequest};
 use crate::worker::TableName;
@@ -41,7 +42,7 @@ pub(super) struct Args {
     /// Restore into this image, instead of the one the cluster ran from
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// Restore the roles and this database only
+    /// Restore the roles and this database only; from a copy of volumes, by way of a throwaway server
     #[arg(long, value_name = "DATABASE")]
     database: Option<DatabaseName>,
     /// Restore the rows of this table only: schema.table. Needs --database
@@ -261,40 +262,73 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         wanted,
         identity: args.identity,
     };
-    let prepared = restore::prepare(&control, &source, &request).await?;
+    let prepared = extract::prepare(&control, &source, &request).await?;
     if args.dry_run {
-        let note = |set: &SetId, major: PgMajor| {
-            context.output.note(&format!(
-                "nothing was done; {set} would be restored into a new PostgreSQL {major} cluster \"{}\"",
-                request.into
-            ));
-        };
-        let plan = match &prepared.plan {
-            Plan::Dump(plan) => plan,
-            Plan::Volume(plan) => {
-                tell_volume_plan(plan, context)?;
-                note(&plan.set, plan.major);
-                return Ok(Exit::Ok);
-            }
-        };
-        context.output.items("RestorePlan", std::slice::from_ref(&**plan), |_| {
-            let mut table = output::table(&["DATABASE", "OBJECT", "SIZE"]);
-            for database in &plan.databases {
-                table.add_row([
-                    database.database.to_string(),
-                    database.object.name.clone(),
-                    human::bytes(database.object.plain.bytes),
-                ]);
-            }
-            table
-        })?;
-        note(&plan.set, plan.major);
+        tell_plan(&prepared, &request.into, context)?;
         return Ok(Exit::Ok);
     }
     let reporter = context.reporter();
-    let restored = restore::restore(&control, prepared, &|tick| reporter.tick(tick)).await;
+    let restored = match prepared {
+        extract::Prepared::Direct(prepared) => restore::restore(&control, *prepared, &|tick| reporter.tick(tick)).await,
+        extract::Prepared::Extraction(extraction) => {
+            extract::extract(&control, *extraction, &|tick| reporter.tick(tick)).await
+        }
+    };
     reporter.finish();
-    let restored = restored?;
+    tell(&restored?, context)
+}
+
+/// Tells what a restore would do.
+fn tell_plan(prepared: &extract::Prepared, into: &ClusterName, context: &Context) -> Result<(), Failure> {
+    let output = &context.output;
+    let note = |set: &SetId, major: PgMajor| {
+        output.note(&format!(
+            "nothing was done; {set} would be restored into a new PostgreSQL {major} cluster \"{into}\""
+        ));
+    };
+    let prepared = match prepared {
+        extract::Prepared::Direct(prepared) => prepared,
+        extract::Prepared::Extraction(extraction) => return tell_extraction(&extraction.plan, into, context),
+    };
+    match &prepared.plan {
+        Plan::Dump(plan) => {
+            output.items("RestorePlan", std::slice::from_ref(&**plan), |_| {
+                let mut table = output::table(&["DATABASE", "OBJECT", "SIZE"]);
+                for database in &plan.databases {
+                    let size = human::bytes(database.object.plain.bytes);
+                    table.add_row([database.database.to_string(), database.object.name.clone(), size]);
+                }
+                table
+            })?;
+            note(&plan.set, plan.major);
+        }
+        Plan::Volume(plan) => {
+            tell_volume_plan(plan, context)?;
+            note(&plan.set, plan.major);
+        }
+    }
+    Ok(())
+}
+
+fn tell_extraction(plan: &ExtractionPlan, into: &ClusterName, context: &Context) -> Result<(), Failure> {
+    context.output.items("ExtractionPlan", std::slice::from_ref(plan), |_| {
+        let mut table = output::table(&["DATABASE", "SIZE", "UNPACKED"]);
+        for database in &plan.databases {
+            let unpacked = if database.unpacked { "yes" } else { "no: only the lengths of its files" };
+            table.add_row([database.database.to_string(), human::bytes(database.bytes), unpacked.to_owned()]);
+        }
+        table
+    })?;
+    let ExtractionPlan { set, database, image, major, .. } = plan;
+    context.output.note(&format!(
+        "nothing was done; a throwaway server ({image}) would be started on that much of {set}, and \"{database}\" dumped from it and \
+         restored into a new PostgreSQL {major} cluster \"{into}\""
+    ));
+    Ok(())
+}
+
+/// Tells what was restored.
+fn tell(restored: &Restored, context: &Context) -> Result<Exit, Failure> {
     let item = Item {
         cluster: restored.cluster.clone(),
         backup: restored.commit.set.to_string(),

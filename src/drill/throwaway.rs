@@ -11,6 +11,7 @@ use crate::docker::Limits;
 use crate::docker::label::{self, Purpose};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::policy::{DrillPolicy, Layout, Policy};
+use crate::provision;
 use crate::restore::{Prepared, Source};
 use crate::state::Thing;
 use crate::storage::{FolderLocation, Key, Location};
@@ -41,8 +42,7 @@ pub(super) fn settings(manifest: &Manifest) -> String {
             }
         }
     }
-    text.push_str("archive_mode = off\nautovacuum = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n");
-    text
+    text + provision::REACHES_NOTHING
 }
 
 /// What the throwaway server may use: what the policy says, else as much as the cluster's `own` container.
@@ -133,13 +133,6 @@ fn fetched_volume(run: &Run<'_>) -> VolumeName {
 
 /// Removes what the drill made; what cannot be removed now is left to the next command.
 pub(super) async fn remove_everything(run: &Run<'_>, prepared: &Prepared) {
-    let host = &prepared.policy.host;
-    let cluster = &prepared.cluster;
-    let mut things =
-        vec![Thing::Container(cluster.container.to_string()), Thing::Container(cluster.data_container.to_string())];
-    things.extend(cluster.volumes().map(|(volume, _)| Thing::Volume(volume.to_string())));
-    things.push(fetched(run));
-    for thing in &things {
-        run.give_up(host, thing).await;
-    }
+    provision::give_up(run, &prepared.cluster).await;
+    run.give_up(&prepared.policy.host, &fetched(run)).await;
 }

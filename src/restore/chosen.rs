@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::plan::{Wanted, plan_restore};
+use super::plan::{PlanError, Wanted, plan_restore};
 use super::volume::plan_volume_restore;
 use super::{Plan, worker_threads};
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetLocation};
@@ -58,18 +58,23 @@ impl Chosen {
                 plan_volume_restore(manifest, major, wanted, threads).map(|plan| Plan::Volume(Box::new(plan)))
             }
         };
-        plan.map_err(|error| {
-            let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
-            match error.next() {
-                Some(next) => refused.next(next),
-                None => refused,
-            }
-        })
+        plan.map_err(refused(what))
     }
 
     /// Where a worker reads it.
     pub(crate) fn source(&self) -> Source {
         Source::in_place(&self.repository, &self.commit, self.manifest.ancestors())
+    }
+}
+
+/// Why something cannot be done with it.
+pub(crate) fn refused(what: &str) -> impl FnOnce(PlanError) -> OperationError {
+    move |error| {
+        let refused = OperationError::new(error.exit(), format!("{what}: {error}"));
+        match error.next() {
+            Some(next) => refused.next(next),
+            None => refused,
+        }
     }
 }
 

@@ -23,6 +23,24 @@ pub enum Wanted {
     Table(DatabaseName, TableName),
 }
 
+impl Wanted {
+    /// The one database that is wanted.
+    pub fn database(&self) -> Option<&DatabaseName> {
+        match self {
+            Self::Everything => None,
+            Self::Database(database) | Self::Table(database, _) => Some(database),
+        }
+    }
+
+    /// The one table whose rows are wanted.
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Self::Everything | Self::Database(_) => None,
+            Self::Table(_, table) => Some(table),
+        }
+    }
+}
+
 /// Everything about a restore that is about to begin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RestorePlan {
@@ -72,9 +90,12 @@ pub enum PlanError {
         /// What there is.
         available: String,
     },
-    /// Volumes go back whole.
+    /// Volumes go back whole: what comes out of them goes another way.
     #[error("{0} is a copy of the volumes, which is restored as a whole: databases and tables come from a dump")]
     OnlyWhole(SetId),
+    /// Nothing can log in to it.
+    #[error("database \"{0}\" refused connections when the copy was made, so nothing can dump it")]
+    RefusesConnections(DatabaseName),
     /// Volumes hold the files of one major.
     #[error("{set} is a copy of the volumes of PostgreSQL {from}, which no other major reads; {to} was asked for")]
     OtherMajor {
@@ -110,6 +131,7 @@ impl PlanError {
             Self::NoSuchDatabase { .. } => Exit::NotFound,
             Self::OtherKind(..)
             | Self::OnlyWhole(_)
+            | Self::RefusesConnections(_)
             | Self::OtherMajor { .. }
             | Self::OlderMajor { .. }
             | Self::TablespaceOutside { .. } => Exit::Refused,
@@ -121,6 +143,7 @@ impl PlanError {
     pub fn next(&self) -> Option<&'static str> {
         match self {
             Self::OnlyWhole(_) | Self::OtherMajor { .. } => Some("restore from a dump: --backup latest:dump"),
+            Self::RefusesConnections(_) => Some("restore all of the copy: the same command without --database"),
             _ => None,
         }
     }
@@ -143,11 +166,7 @@ pub fn plan_restore(
     if let Some(outside) = manifest.server.tablespaces.iter().find(|space| !is_below(&space.location, "/data")) {
         return Err(PlanError::TablespaceOutside { name: outside.name.clone(), location: outside.location.clone() });
     }
-    let (only, table) = match wanted {
-        Wanted::Everything => (None, None),
-        Wanted::Database(database) => (Some(database), None),
-        Wanted::Table(database, table) => (Some(database), Some(table)),
-    };
+    let (only, table) = (wanted.database(), wanted.table());
     if let Some(database) = only
         && manifest.database_object(database).is_none()
     {

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::provision::{self, ClusterPlan};
 use crate::worker::session::Session;
-use crate::worker::{ChainJob, Event, FilesCheck, Renewal, Request, SettleIn, SettleJob, UnpackJob};
+use crate::worker::{ChainJob, Event, Excerpt, FilesCheck, Renewal, Request, SettleIn, SettleJob, UnpackJob};
 
 use super::plan::{PlanError, Wanted};
 use super::{Source, damaged_set};
@@ -53,6 +53,9 @@ pub struct VolumeRestorePlan {
     /// The data directory in them, where its files are to be compared with the server's own manifest.
     #[serde(skip)]
     pub check: Option<String>,
+    /// What of it is unpacked, where that is not all.
+    #[serde(skip)]
+    excerpt: Option<Excerpt>,
     /// What the operator should read.
     pub warnings: Vec<String>,
 }
@@ -134,6 +137,7 @@ pub fn plan_volume_restore(
         }),
         connectable: manifest.server.connectable(),
         check: None,
+        excerpt: None,
         warnings,
     })
 }
@@ -142,6 +146,22 @@ impl VolumeRestorePlan {
     /// Whether the data directory is one of pglife's image as it is.
     pub(crate) fn is_of_our_image(&self) -> bool {
         self.settle_in.is_none()
+    }
+
+    /// Takes only `excerpt` of the copy that `manifest` describes, for a server that lives as long as it is asked for that.
+    pub(crate) fn take(&mut self, excerpt: Excerpt, manifest: &Manifest) {
+        // With it, what is left out need not be read.
+        if let (None, Some(index)) = (&self.chain, manifest.blocks()) {
+            let tar_bytes = self.object.plain.bytes;
+            self.chain = Some(Chain { tar_bytes, index: index.clone(), ancestors: vec![] });
+        }
+        self.excerpt = Some(excerpt);
+        let volumes = std::mem::take(&mut self.volumes);
+        (self.left_out, self.volumes) = volumes.into_iter().partition(|volume| volume == "/log");
+        // Rows are read in the order of no index.
+        self.sorting = None;
+        // Those are for a server that stays.
+        self.warnings.clear();
     }
 
     /// Leaves out all volumes but `volume`.
@@ -172,6 +192,7 @@ impl VolumeRestorePlan {
             }),
             check: self.check.clone().map(|pgdata| FilesCheck { major: self.major, pgdata }),
             settle_in: self.settle_in.clone(),
+            excerpt: self.excerpt.clone(),
         }
     }
 }
@@ -188,11 +209,13 @@ pub(crate) struct VolumeScene<'a> {
     pub(crate) progress: Progress<'a>,
 }
 
-/// Makes the volumes, fills them, and starts the server on them. Returns its container when it has reached consistency, and what the
-/// operator should read. What was checked on the way is added to `checks`; on files that are not what was copied no server is started.
-pub(super) async fn restore(
+/// Makes the volumes, fills them, and starts the server on them; a bucket is reached through `network`. Returns its container when it has
+/// reached consistency, and what the operator should read. What was checked on the way is added to `checks`; on files that are not what
+/// was copied no server is started.
+pub(crate) async fn restore(
     scene: &VolumeScene<'_>,
     cluster: &ClusterPlan,
+    network: Option<&str>,
     plan: &VolumeRestorePlan,
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
@@ -201,7 +224,7 @@ pub(super) async fn restore(
     provision::make_data(run, engine, cluster, what, progress).await?;
     progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
     let volumes = cluster.volumes().map(|(volume, destination)| (volume, destination.to_owned()));
-    let sorts_otherwise = unpack(scene, (volumes.collect(), cluster.network.as_deref()), plan, keys, checks).await?;
+    let sorts_otherwise = unpack(scene, (volumes.collect(), network), plan, keys, checks).await?;
     if let Some(failed) = checks.iter().find(|check| check.outcome == Outcome::Failed) {
         let what = format!("{what}: its files are not what was copied: {}", failed.found.join("; "));
         return Err(OperationError::new(Exit::VerifyFailed, what).next("restore another backup: pglife backups list"));

@@ -315,4 +315,4 @@ impl<'a, I: Iterator<Item = (&'a Path, u64)>> Write for Files<'a, I> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,11 +3,13 @@
 //! ```text
 //! object ─▶ decompress (N threads, checked) ─▶ tar ─▶ files      a thread of its own
 //!   or the objects of a chain ─▶ assemble ─▶ tar ─▶ files
+//!   or as much of either as one database needs ([`excerpt`])
 //! ```
 //! A name that would lead out of the volumes is refused. The digests are known at the end, so until the verdict what lies there is
 //! worthless: nobody may start a server on it.
 
 pub(super) mod chain;
+pub(super) mod excerpt;
 pub(super) mod head;
 mod settle_in;
 
@@ -17,7 +19,7 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use tar::Archive;
+use tar::{Archive, Entries};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::handover::{Taker, handover};
@@ -34,22 +36,9 @@ const BLOCK: usize = 256 << 10;
 /// Does the job.
 pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
     let folder = job.place.open().map_err(|error| storage_failure("the repository cannot be used", &error))?;
-    let (mut giver, taker) = handover();
-    let (read, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack(Patient { taker, stop: &line.stop }, &job.volumes, &job.left_out));
-        let read = match &job.chain {
-            None => read_whole(job, &folder, &mut giver, line),
-            Some(chain) => chain::read(job, chain, &folder, &mut giver, line),
-        };
-        let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
-        (read, unpacking.join())
-    });
-    let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
-    match (read, unpacked) {
-        (Ok(()), Ok(())) => {}
-        // Nobody took what was read: the other side knows why.
-        (Ok(()) | Err(Unread::Abandoned), Err(failure)) | (Err(Unread::Failed(failure)), _) => return Err(failure),
-        (Err(Unread::Abandoned), Ok(())) => return Err(Failure::new(Trouble::Other, "unpacking ended early")),
+    match &job.excerpt {
+        Some(excerpt) if job.chain.is_none() => excerpt::read_whole(job, excerpt, &folder, line)?,
+        _ => stream(job, &folder, line)?,
     }
     for volume in &job.volumes {
         sync(volume)?;
@@ -60,6 +49,9 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
         settle(settle_in)?;
         sync("/data")?;
     }
+    if let Some(excerpt) = &job.excerpt {
+        excerpt.set_settings().map_err(|error| failed("setting up the throwaway server", &error))?;
+    }
     Ok(tools)
 }
 
@@ -67,6 +59,27 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
 pub(super) fn settle(settle_in: &SettleIn) -> Result<(), Failure> {
     let users = fs::read_to_string("/etc/passwd").map_err(|error| failed("reading /etc/passwd", &error))?;
     settle_in::settle_in(settle_in, Path::new("/data"), &users)
+}
+
+/// Reads the tar from its beginning to its end, while another thread unpacks it.
+fn stream(job: &UnpackJob, folder: &Folder, line: &Line) -> Result<(), Failure> {
+    let (mut giver, taker) = handover();
+    let (read, unpacked) = std::thread::scope(|scope| {
+        let unpacking = scope.spawn(|| unpack_stream(Patient { taker, stop: &line.stop }, job));
+        let read = match &job.chain {
+            None => read_whole(job, folder, &mut giver, line),
+            Some(chain) => chain::read(job, chain, folder, &mut giver, line),
+        };
+        let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
+        (read, unpacking.join())
+    });
+    let unpacked = unpacked.unwrap_or_else(|_| Err(Failure::new(Trouble::Other, "unpacking hit a bug")));
+    match (read, unpacked) {
+        (Ok(()), Ok(())) => Ok(()),
+        // Nobody took what was read: the other side knows why.
+        (Ok(()) | Err(Unread::Abandoned), Err(failure)) | (Err(Unread::Failed(failure)), _) => Err(failure),
+        (Err(Unread::Abandoned), Ok(())) => Err(Failure::new(Trouble::Other, "unpacking ended early")),
+    }
 }
 
 /// Everything in a volume is on disk then.
@@ -147,20 +160,36 @@ pub(super) fn broken(error: io::Error) -> Failure {
     failed("reading the tar", &error)
 }
 
-fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Result<(), Failure> {
+fn unpack_stream(source: Patient<'_>, job: &UnpackJob) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
+    unpack(archive.entries().map_err(broken)?, job)?;
+    // What follows the end of a tar is nothing, but it must be taken.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
+    Ok(())
+}
+
+/// Unpacks what there is. Returns how many entries that are.
+fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob) -> Result<u64, Failure> {
     let mut block = vec![0; BLOCK];
+    let mut count = 0;
     // A folder gets its owner, time and mode when nothing is put into it any more.
     let mut folders = BTreeMap::new();
-    for entry in archive.entries().map_err(broken)? {
+    for entry in found {
         let mut entry = entry.map_err(broken)?;
-        if place(&entry.path().map_err(broken)?, left_out).is_some() {
+        count += 1;
+        let name = entry.path().map_err(broken)?.into_owned();
+        if place(&name, &job.left_out).is_some() {
             continue;
         }
-        let head = Head::read(&entry, volumes)?;
+        let head = Head::read(&entry, &job.volumes)?;
         let written = match &head.kind {
             Kind::Folder => make_folder(&head.path),
-            Kind::File => make_file(&head, &mut entry, &mut block),
+            Kind::File => {
+                let hollow = job.excerpt.as_ref().is_some_and(|excerpt| excerpt.is_hollow(&name));
+                let bytes = entry.size();
+                let content = if hollow { Content::Zeros(bytes) } else { Content::Read(&mut entry, &mut block) };
+                make_file(&head, content)
+            }
             Kind::Symlink(target) => head.make_symlink(target),
             Kind::Link(target) => fs::hard_link(target, &head.path),
         };
@@ -170,9 +199,7 @@ fn unpack(source: Patient<'_>, volumes: &[String], left_out: &[String]) -> Resul
         }
     }
     finish_folders(folders.values())?;
-    // What follows the end of a tar is nothing, but it must be taken.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
-    Ok(())
+    Ok(count)
 }
 
 /// Finishes folders, each of which comes after the one it lies in.
@@ -191,13 +218,24 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_file(head: &Head, content: &mut dyn Read, block: &mut [u8]) -> io::Result<()> {
+/// What a file gets.
+enum Content<'a> {
+    /// What the first has, by way of the second.
+    Read(&'a mut dyn Read, &'a mut [u8]),
+    /// So many bytes, which need no room on the disk.
+    Zeros(u64),
+}
+
+fn make_file(head: &Head, content: Content<'_>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&head.path)?;
-    loop {
-        match content.read(block)? {
-            0 => break,
-            read => file.write_all(&block[..read])?,
-        }
+    match content {
+        Content::Read(content, block) => loop {
+            match content.read(block)? {
+                0 => break,
+                read => file.write_all(&block[..read])?,
+            }
+        },
+        Content::Zeros(bytes) => file.set_len(bytes)?,
     }
     head.finish_file(&file)
 }

@@ -24,7 +24,7 @@ mod cold;
 mod copier;
 mod pace;
 mod pages;
-mod relations;
+pub(crate) mod relations;
 mod selection;
 pub(crate) mod server_manifest;
 

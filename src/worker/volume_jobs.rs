@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 
 use super::Destination;
+pub use super::unpack::excerpt::Excerpt;
 use crate::backup_set::{Ancestor, Codec, CopyMode, Moved, Object, SetId, VolumeCopy};
 use crate::cluster::{PgMajor, RoleName};
 use crate::encryption::{Keys, Recipients};
@@ -117,6 +118,9 @@ pub struct UnpackJob {
     /// What makes a data directory of another image one of pglife's image.
     #[serde(default)]
     pub settle_in: Option<SettleIn>,
+    /// What of it is wanted, where that is not all of it.
+    #[serde(default)]
+    pub excerpt: Option<Excerpt>,
 }
 
 /// A data directory that a server of another image served from.

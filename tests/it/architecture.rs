@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 15] = [
     &["control"],
     &["dependents", "provision"],
     &["backup", "restore", "verification", "prune", "status", "sync"],
-    &["drill", "export"],
+    &["drill", "export", "extract"],
     &["http", "selftest"],
     &["upgrade"],
     &["daemon"],

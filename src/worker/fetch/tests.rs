@@ -12,10 +12,10 @@ use crate::storage::{FolderLocation, Location};
 use crate::worker::ChainJob;
 
 const PAGE: usize = SMALLEST_BLOCK as usize;
-const TABLE: &str = "data/17/base/5/16384";
+pub(in crate::worker) const TABLE: &str = "data/17/base/5/16384";
 const WAL: &str = "data/17/pg_wal/000000010000000000000001";
 
-fn files() -> BTreeMap<String, Vec<u8>> {
+pub(in crate::worker) fn files() -> BTreeMap<String, Vec<u8>> {
     let content = |bytes: usize, seed: usize| -> Vec<u8> {
         (0..bytes).map(|at| u8::try_from((at * seed + at / PAGE) % 251).expect("small")).collect()
     };
@@ -40,13 +40,13 @@ fn is_compared(name: &str) -> bool {
 }
 
 /// A set with what it needs, in folders of this machine.
-struct Stored {
+pub(in crate::worker) struct Stored {
     folder: tempfile::TempDir,
-    job: FetchJob,
+    pub(in crate::worker) job: FetchJob,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Form {
+pub(in crate::worker) enum Form {
     WithoutIndex,
     Full,
     Incremental,
@@ -70,7 +70,7 @@ fn store(path: &Path, plain: &[u8], content: Content) -> Object {
 }
 
 /// Stores a copy of `files`. In an incremental one, every other block is the parent's.
-fn stored(form: Form) -> Stored {
+pub(in crate::worker) fn stored(form: Form) -> Stored {
     let mut tar = tar::Builder::new(Vec::new());
     let mut entries = 0;
     let mut add = |kind: EntryType, name: &str, target: &str, content: &[u8]| {
@@ -156,6 +156,7 @@ fn stored(form: Form) -> Stored {
         chain,
         check: None,
         settle_in: None,
+        excerpt: None,
     };
     let index = (form != Form::WithoutIndex).then_some(index);
     let to = folder.path().join("to");
@@ -163,6 +164,14 @@ fn stored(form: Form) -> Stored {
 }
 
 impl Stored {
+    /// What the tar is put together from.
+    pub(in crate::worker) fn chain(&self) -> ChainJob {
+        let FetchJob { tar, index, .. } = &self.job;
+        let index = index.as_ref().expect("an index");
+        let whole = || ChainJob { tar_bytes: tar.object.plain.bytes, index: index.clone(), ancestors: vec![] };
+        tar.chain.clone().unwrap_or_else(whole)
+    }
+
     /// What is written where `names` are asked for.
     fn fetch(&mut self, names: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
         self.job.names = names.iter().map(|name| name.parse().expect("a name")).collect();

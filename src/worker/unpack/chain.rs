@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use super::Unread;
+use super::excerpt::Filled;
 use crate::backup_set::Object;
 use crate::backup_set::block_index::{IndexError, IndexReader, Line, Part, shortened};
 use crate::encryption::Keys;
@@ -30,16 +31,30 @@ pub(in crate::worker) fn read(
     let objects = Objects::open(job, folder)?;
     let unsealed = objects.unsealed(keys)?;
     let sources = objects.sources(&unsealed)?;
-    let parts = lines()?.flat_map(parts);
+    let excerpt = job.excerpt.as_ref();
+    let is_read = |line: &Result<Line, IndexError>| !excerpt.is_some_and(|excerpt| excerpt.leaves_out(line));
+    let parts = lines()?.filter(is_read).flat_map(parts);
     let block_bytes = lines()?.header().block_bytes;
-    let mut checked = Checked::new(lines()?, block_bytes, sink);
+    let left_out: u64 = match excerpt {
+        None => 0,
+        Some(_) => lines()?.filter(|line| !is_read(line)).flatten().map(|line| line.bytes()).sum(),
+    };
+    let mut filled;
+    let sink: &mut (dyn Write + Send) = match excerpt {
+        None => sink,
+        Some(excerpt) => {
+            filled = Filled::new(lines()?, excerpt, sink);
+            &mut filled
+        }
+    };
+    let mut checked = Checked::new(lines()?.filter(is_read), block_bytes, sink);
     let put = assemble(&sources, parts, &mut checked, job.threads(), &line.meter, &line.stop);
     checked.verdict()?;
     let bytes = put.map_err(|error| Unread::of(&format!("reading {}", objects.names()), &error))?;
-    if bytes == chain.tar_bytes {
+    if bytes + left_out == chain.tar_bytes {
         return Ok(());
     }
-    let what = format!("the tar that was put together has {bytes} bytes, it had {}", chain.tar_bytes);
+    let what = format!("the tar that was put together has {} bytes, it had {}", bytes + left_out, chain.tar_bytes);
     Err(Failure::new(Trouble::Damaged, what).into())
 }
 

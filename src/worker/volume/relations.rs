@@ -9,21 +9,24 @@ use crate::worker::process::connect_somewhere;
 
 /// What a file's name says of its relation.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+pub(crate) struct Place {
     /// 0: the default one.
     tablespace: u32,
     /// 0: all databases share it.
-    database: u32,
+    pub(crate) database: u32,
     file_number: u32,
 }
 
 impl Place {
-    fn of(file: &str) -> Option<Self> {
+    /// What `file` says, which is relative to the data directory. None: it is no relation's.
+    pub(crate) fn of(file: &str) -> Option<Self> {
         let parts: Vec<&str> = Path::new(file).iter().filter_map(|part| part.to_str()).collect();
         let (tablespace, database, name) = match parts[..] {
             ["global", name] => (1664, 0, name),
             ["base", database, name] => (0, database.parse().ok()?, name),
-            ["pg_tblspc", tablespace, _, database, name] => (tablespace.parse().ok()?, database.parse().ok()?, name),
+            ["pg_tblspc", tablespace, version, database, name] if version.starts_with("PG_") => {
+                (tablespace.parse().ok()?, database.parse().ok()?, name)
+            }
             _ => return None,
         };
         let file_number = name.split(['_', '.']).next()?.parse().ok()?;

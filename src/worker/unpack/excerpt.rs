@@ -1,0 +1,302 @@
+//! As much of a copy as a server needs to replay the WAL and to serve one of its databases.
+//!
+//! The files of the other databases' relations are made with the length they had, and hold nothing: replay finds them, and they need
+//! no room. What they held is not read, where it can be told without reading it where that lies:
+//!
+//! ```text
+//! with a block index:  the parts of all other files ─▶ assemble, checked ─▶ zeros in between ─▶ tar ─▶ files
+//! without:             header ─▶ file ─▶ header ─▶ seek ─▶ header …
+//! ```
+//! A server that was copied in backup mode writes every page in full into the WAL at its first change after the start of the copy
+//! (PostgreSQL manual, Making a Base Backup Using the Low Level API), so that replay asks little of what the files held. Where it
+//! does ask, it may be told to go on (`ignore_invalid_pages`); who does that must look of whose relations it complains.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tar::Archive;
+
+use super::unpack;
+use crate::backup_set::block_index::{IndexError, IndexReader, Line, Part};
+use crate::storage::Folder;
+use crate::worker::fetch::between::Between;
+use crate::worker::files::replace;
+use crate::worker::process::Line as Messages;
+use crate::worker::unpack::chain::Objects;
+use crate::worker::volume::relations::Place;
+use crate::worker::{Failure, Trouble, UnpackJob, keys_for, pipeline_failure};
+
+/// Zeros that are handed on at once.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What of a copy is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt {
+    /// The data directory, where the worker sees it.
+    pub pgdata: String,
+    /// The folders of tablespaces, in the copy.
+    pub tablespaces: Vec<String>,
+    /// Oids of the databases whose relations are only as long as they were.
+    pub hollow: Vec<u32>,
+    /// Entries in the tar.
+    pub entries: u64,
+    /// Settings of the server that is started on it, which win over all others.
+    pub settings: String,
+}
+
+impl Excerpt {
+    /// True for a file that is only as long as it was; `name` is that in the tar. What is not known for one is whole.
+    pub fn is_hollow(&self, name: &Path) -> bool {
+        let path = Path::new("/").join(name);
+        let in_pgdata = path.strip_prefix(&self.pgdata).ok().map(Path::to_owned);
+        let in_tablespaces = self.tablespaces.iter().filter_map(|folder| {
+            let inside = path.strip_prefix(folder).ok()?;
+            Some(Path::new("pg_tblspc/0").join(inside))
+        });
+        in_pgdata.into_iter().chain(in_tablespaces).any(|inside| inside.to_str().is_some_and(|text| self.empties(text)))
+    }
+
+    /// True for a relation's file of a database that is empty; `file` is relative to the data directory.
+    fn empties(&self, file: &str) -> bool {
+        Place::of(file).is_some_and(|place| self.hollow.contains(&place.database))
+    }
+
+    /// True for a line of a log that names a relation whose content was there. Of the others a server may say what it likes.
+    pub fn is_alarming(&self, line: &str) -> bool {
+        let words = line.split(|letter: char| !(letter.is_ascii_alphanumeric() || "/_.".contains(letter)));
+        let mut files = words.filter(|word| Place::of(word).is_some());
+        files.any(|file| !self.empties(file))
+    }
+
+    /// True for a line of a block index whose content is not read.
+    pub(super) fn leaves_out(&self, line: &Result<Line, IndexError>) -> bool {
+        let path = line.as_ref().ok().and_then(|line| line.path.as_ref());
+        path.is_some_and(|path| self.is_hollow(Path::new(path)))
+    }
+
+    /// Adds the settings to those of `ALTER SYSTEM`: the last one is the one that counts.
+    pub(super) fn set_settings(&self) -> io::Result<()> {
+        let path = Path::new(&self.pgdata).join("postgresql.auto.conf");
+        let mut text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        text.extend_from_slice(b"\n");
+        text.extend_from_slice(self.settings.as_bytes());
+        replace(&path, &text)
+    }
+}
+
+/// Unpacks what is wanted of a tar that is one object without an index: from header to header.
+pub(super) fn read_whole(job: &UnpackJob, excerpt: &Excerpt, folder: &Folder, line: &Messages) -> Result<(), Failure> {
+    let keys = keys_for(&job.object, job.keys.as_ref())?;
+    let objects = Objects::open(job, folder)?;
+    let unsealed = objects.unsealed(keys)?;
+    let sources = objects.sources(&unsealed)?;
+    let whole = [(0, Part { source: 0, offset: 0, bytes: job.object.plain.bytes })];
+    let mut tar = Between::new(&sources, &whole, &line.meter, &line.stop);
+    let unpacked =
+        Archive::new(&mut tar).entries_with_seek().map_err(super::broken).and_then(|found| unpack(found, job));
+    if let Some(error) = &tar.failure {
+        return Err(pipeline_failure(&format!("reading {}", objects.names()), error));
+    }
+    let entries = unpacked?;
+    if entries == excerpt.entries {
+        return Ok(());
+    }
+    let what = format!("the tar has {entries} entries where they can be found, {} were written", excerpt.entries);
+    Err(Failure::new(Trouble::Damaged, what))
+}
+
+/// Passes on what was read of a tar, with zeros in place of what was not.
+pub(super) struct Filled<'a> {
+    lines: IndexReader<&'a [u8]>,
+    excerpt: &'a Excerpt,
+    /// What is still to come of the line at hand.
+    rest: u64,
+    sink: &'a mut (dyn Write + Send),
+}
+
+impl<'a> Filled<'a> {
+    pub(super) fn new(lines: IndexReader<&'a [u8]>, excerpt: &'a Excerpt, sink: &'a mut (dyn Write + Send)) -> Self {
+        Self { lines, excerpt, rest: 0, sink }
+    }
+
+    fn next_line(&mut self) -> io::Result<()> {
+        let line = self.lines.next().ok_or(io::ErrorKind::InvalidData)?;
+        let left_out = self.excerpt.leaves_out(&line);
+        let invalid = |error: IndexError| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut bytes = line.map_err(invalid)?.bytes();
+        if !left_out {
+            self.rest = bytes;
+            return Ok(());
+        }
+        while bytes > 0 {
+            let some = usize::try_from(bytes).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.sink.write_all(&ZEROS[..some])?;
+            bytes -= some as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Filled<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        while self.rest == 0 {
+            self.next_line()?;
+        }
+        let some = usize::try_from(self.rest).unwrap_or(usize::MAX).min(bytes.len());
+        self.sink.write_all(&bytes[..some])?;
+        self.rest -= some as u64;
+        Ok(some)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::worker::fetch::tests::{Form, TABLE, files, stored};
+    use crate::worker::unpack::chain;
+
+    fn excerpt(hollow: &[u32]) -> Excerpt {
+        Excerpt {
+            pgdata: "/data/17".to_owned(),
+            tablespaces: vec!["/data/table spaces/fast".to_owned(), "/data/17/inside".to_owned()],
+            hollow: hollow.to_vec(),
+            entries: 0,
+            settings: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_relations_of_other_databases_are_hollow() {
+        let excerpt = excerpt(&[16400, 16500]);
+        let is_hollow = |name: &str| excerpt.is_hollow(Path::new(name));
+        for name in [
+            "data/17/base/16400/2619",
+            "data/17/base/16400/2619_fsm",
+            "data/17/base/16400/2619_vm.1",
+            "data/17/base/16500/16385.12",
+            "data/table spaces/fast/PG_17_202406281/16400/16401",
+            "data/17/inside/PG_17_202406281/16400/16401_init",
+            "data/17/pg_tblspc/16399/PG_17_202406281/16400/7",
+        ] {
+            assert!(is_hollow(name), "{name}");
+        }
+        for name in [
+            "data/17/base/16384/2619",
+            "data/17/base/16400",
+            "data/17/base/16400/PG_VERSION",
+            "data/17/base/16400/pg_filenode.map",
+            "data/17/base/1640/2619",
+            "data/17/global/16400",
+            "data/17/global/1262",
+            "data/17/pg_xact/16400",
+            "data/17/PG_VERSION",
+            "data/17/pg_wal/000000010000000000000001",
+            "data/170/base/16400/2619",
+            "data/16/base/16400/2619",
+            "data/table spaces/fast/PG_17_202406281/16384/16401",
+            "data/table spaces/fast/other/16400/16401",
+            "data/table spaces/faster/PG_17_202406281/16400/16401",
+            "config/base/16400/2619",
+        ] {
+            assert!(!is_hollow(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_the_database_that_is_wanted_is_hollow(
+            wanted in 1..1000_u32,
+            others in prop::collection::hash_set(1..1000_u32, 0..20),
+            number in 1..100_000_u32,
+            end in prop::sample::select(vec!["", "_fsm", "_vm", "_init", ".1", "_vm.3"]),
+            database in 1..1000_u32,
+        ) {
+            let hollow: Vec<u32> = others.into_iter().filter(|other| *other != wanted).collect();
+            let excerpt = excerpt(&hollow);
+            for folder in ["data/17/base", "data/table spaces/fast/PG_17_202406281", "data/17/pg_tblspc/5/PG_17_1"] {
+                let of = |database: u32| format!("{folder}/{database}/{number}{end}");
+                prop_assert!(!excerpt.is_hollow(Path::new(&of(wanted))));
+                prop_assert_eq!(excerpt.is_hollow(Path::new(&of(database))), hollow.contains(&database));
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_may_complain_of_what_is_hollow_and_of_nothing_else() {
+        let excerpt = excerpt(&[16400]);
+        for line in [
+            "2026-11-28 02:00:00.000 UTC [27] WARNING:  page 0 of relation base/16400/2619 is uninitialized",
+            "WARNUNG:  Seite 3 der Relation pg_tblspc/16399/PG_17_202406281/16400/16401_vm existiert nicht",
+            "WARNING:  WAL contains references to invalid pages",
+            "LOG:  redo done at 0/3000120 system usage: CPU: user: 0.00 s, system: 0.00 s, elapsed: 0.00 s",
+            "LOG:  could not open /data/base",
+        ] {
+            assert!(!excerpt.is_alarming(line), "{line}");
+        }
+        for line in [
+            "WARNING:  page 0 of relation base/16384/2619 is uninitialized",
+            "WARNING:  page 0 of relation pg_tblspc/16399/PG_17_202406281/16384/16401 does not exist",
+            "WARNING:  page 1 of relation global/1262 does not exist",
+            "WARNING:  page 1 of relation base/16400/7 does not exist, page 2 of relation \"base/5/7\" neither",
+        ] {
+            assert!(excerpt.is_alarming(line), "{line}");
+        }
+    }
+
+    /// The tar as it is put together, and how many plain and stored bytes were read for it.
+    fn tar(form: Form, hollow: Option<&[u32]>) -> (Vec<u8>, u64, u64) {
+        let mut stored = stored(form);
+        stored.job.tar.excerpt = hollow.map(excerpt);
+        let line = Messages::new(CancellationToken::new());
+        let folder = stored.job.tar.place.open().expect("a folder");
+        let mut tar = Vec::new();
+        assert!(chain::read(&stored.job.tar, &stored.chain(), &folder, &mut tar, &line).is_ok());
+        (tar, line.meter.plain(), line.meter.stored())
+    }
+
+    #[test]
+    fn what_is_hollow_is_zeros_and_the_rest_as_it_was() {
+        for form in [Form::Full, Form::Incremental] {
+            let (whole, plain, stored) = tar(form, None);
+            assert_eq!(tar(form, Some(&[])), (whole.clone(), plain, stored));
+            let (part, plain_of_part, stored_of_part) = tar(form, Some(&[5]));
+            assert_eq!(part.len(), whole.len());
+            assert_eq!(plain - plain_of_part, files()[TABLE].len() as u64);
+            assert!(stored_of_part < stored, "{stored_of_part} {stored}");
+            let (mut hollow, mut same) = (0, 0);
+            let read = |bytes: &[u8]| -> Vec<(String, Vec<u8>)> {
+                let mut archive = Archive::new(bytes);
+                let entries = archive.entries().expect("a tar").map(|entry| {
+                    let mut entry = entry.expect("an entry");
+                    let name = entry.path().expect("a name").display().to_string();
+                    let mut content = Vec::new();
+                    io::copy(&mut entry, &mut content).expect("memory");
+                    (name, content)
+                });
+                entries.collect()
+            };
+            for ((name, before), (also, after)) in read(&whole).into_iter().zip(read(&part)) {
+                assert_eq!(name, also);
+                if excerpt(&[5]).is_hollow(Path::new(&name)) {
+                    assert_eq!(after, vec![0; before.len()], "{name}");
+                    hollow += 1;
+                } else {
+                    assert_eq!(before, after, "{name}");
+                    same += 1;
+                }
+            }
+            assert!(hollow >= 2 && same >= files().len() - hollow, "{hollow} {same}");
+        }
+    }
+}
