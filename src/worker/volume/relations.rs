@@ -9,16 +9,16 @@ use crate::worker::process::connect_somewhere;
 
 /// What a file's name says of its relation.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     /// 0: the default one.
-    tablespace: u32,
+    pub(super) tablespace: u32,
     /// 0: all databases share it.
-    database: u32,
-    file_number: u32,
+    pub(super) database: u32,
+    pub(super) file_number: u32,
 }
 
 impl Place {
-    fn of(file: &str) -> Option<Self> {
+    pub(super) fn of(file: &str) -> Option<Self> {
         let parts: Vec<&str> = Path::new(file).iter().filter_map(|part| part.to_str()).collect();
         let (tablespace, database, name) = match parts[..] {
             ["global", name] => (1664, 0, name),
