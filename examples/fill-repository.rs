@@ -61,6 +61,7 @@ fn write(repository: &Repository, cluster: &str, number: u32, now: Timestamp) ->
         stored_bytes: 800_000_000,
         warnings: 0,
         damaged_pages: 0,
+        unread_bytes: 0,
         parent: None,
         encryption: None,
     };

@@ -40,7 +40,7 @@ pub use digest::{Digest, DigestError};
 pub use id::{Kind, SetId, SetIdError};
 pub use layout::{Naming, SetLocation, drill_key_owner, pin_key_owner, set_object};
 pub use manifest::{
-    Ancestor, Content, CopyMode, DamagedFile, DatabaseProfile, FormatError, ImageReference, Incremental,
+    Ancestor, Content, CopyMode, DamagedFile, DatabaseProfile, FormatError, History, ImageReference, Incremental,
     MANIFEST_VERSION, Manifest, Measured, Moved, Object, ServerProfile, Skipped, Tablespace, VolumeCopy,
 };
 pub use pin::{PIN_VERSION, Pin, PinError};

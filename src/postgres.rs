@@ -1,7 +1,7 @@
 //! The PostgreSQL server: connecting to it, asking it what it is, and running its own tools.
 //!
 //! Only a worker talks to a server, from inside the cluster's image and network namespace. [`inspect`] answers what there
-//! is, [`facts`] what it holds; [`hot_backup`] holds a server in backup mode; [`tools`] runs `pg_dump` and its kin as children whose verdict is exit
+//! is, [`facts`] what it holds; [`hot_backup`] holds a server in backup mode, [`wal_summary`] what it knows of changed blocks; [`tools`] runs `pg_dump` and its kin as children whose verdict is exit
 //! code and stderr, never the end of a stream.
 
 pub mod control_data;
@@ -13,6 +13,7 @@ pub(crate) mod page;
 pub mod pg_upgrade;
 pub mod survey;
 pub mod tools;
+pub mod wal_summary;
 
 use std::fmt;
 use std::time::Duration;

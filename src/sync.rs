@@ -224,6 +224,7 @@ mod tests {
                 stored_bytes: 1,
                 warnings: 0,
                 damaged_pages: 0,
+                unread_bytes: 0,
                 parent: None,
                 encryption: None,
             },

@@ -54,7 +54,9 @@ use crate::storage::{FolderLocation, Location};
 
 pub use failure::{Failure, Trouble};
 use failure::{pipeline_failure, storage_failure, writing_failure};
-pub use volume_jobs::{BlocksJob, ChainJob, Excerpt, FilesCheck, JoinJob, ParentJob, SettleIn, UnpackJob, VolumeJob};
+pub use volume_jobs::{
+    BlocksJob, ChainJob, Excerpt, FilesCheck, JoinJob, ParentJob, SettleIn, Since, UnpackJob, VolumeJob,
+};
 
 /// The protocol's version. Both ends are the same executable; a difference means that a stale one was injected.
 pub const PROTOCOL: &str = env!("CARGO_PKG_VERSION");

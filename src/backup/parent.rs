@@ -9,13 +9,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Object, SetId};
+use crate::backup_set::{Ancestor, Commit, CopyMode, Kind, Manifest, Object, SetId};
 use crate::cluster::Lineage;
 use crate::control::{ControlPlane, OperationError, Reach, catalogue, failed};
 use crate::encryption::Keys;
 use crate::policy::Policy;
 use crate::state::HeldLock;
 use crate::storage::Repository;
+use crate::worker::Since;
 
 /// Where a worker sees the parent.
 const PARENT_FOLDER: &str = "/pglife-parent";
@@ -33,6 +34,8 @@ pub(super) struct Parent {
     pub(super) keys: Option<Keys>,
     /// Whether it has damaged pages: they are to be found, and told, again.
     pub(super) damaged: bool,
+    /// Where it is in the server's history; None: it was stopped, or nothing is known of that.
+    pub(super) since: Option<Since>,
     /// Nobody deletes it, nor what it needs, while these are held.
     _held: Vec<HeldLock>,
 }
@@ -110,7 +113,21 @@ pub(super) fn find(
     let held = held.map_err(|error| Full::Unreadable(failed(format!("{} cannot be built on", newest.set))(error)))?;
     let reach = Reach::in_place(repository, &newest.location(), PARENT_FOLDER);
     let damaged = manifest.volume().is_some_and(|(_, copy)| !copy.damaged.is_empty());
-    Ok(Parent { lineage: newest.lineage, ancestors, index, reach, keys, damaged, _held: held })
+    let since = since(&manifest);
+    Ok(Parent { lineage: newest.lineage, ancestors, index, reach, keys, damaged, since, _held: held })
+}
+
+/// Where the copy of `manifest` is in the history of the server that it was made of. Pure.
+fn since(manifest: &Manifest) -> Option<Since> {
+    let (_, copy) = manifest.volume()?;
+    let history = copy.history.clone().filter(|_| copy.mode == CopyMode::Hot)?;
+    Some(Since {
+        timeline: copy.timeline,
+        start: copy.start_lsn.parse().ok()?,
+        stop: copy.stop_lsn.parse().ok()?,
+        history,
+        page_checksums: manifest.server.data_checksums,
+    })
 }
 
 /// Whether a copy can build on the one of `manifest`: then what it needs, nearest first, and the index. `here` are the sets that
@@ -137,7 +154,8 @@ fn suits(manifest: &Manifest, policy: &Policy, here: &BTreeSet<&SetId>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup_set::{Content, Measured, example_copy as copy};
+    use crate::backup_set::block_index::Stamp;
+    use crate::backup_set::{Content, History, Measured, VolumeCopy, example_copy as copy};
 
     fn ancestor(set: &str) -> Ancestor {
         let measured = Measured::of(b"bytes");
@@ -177,6 +195,24 @@ mod tests {
         let mut without = copy(vec![]);
         without.objects.pop();
         assert_eq!(judge(&without, 7, &[NEWEST]), Err("NoIndex".to_owned()));
+    }
+
+    #[test]
+    fn only_a_copy_of_a_running_server_says_where_it_is_in_its_history() {
+        let mut manifest = copy(vec![]);
+        let mut change = |change: &dyn Fn(&mut VolumeCopy)| {
+            let Content::Volume(copy) = &mut manifest.objects[0].content else { unreachable!() };
+            change(copy);
+            since(&manifest)
+        };
+        assert_eq!(change(&|copy| (copy.start_lsn, copy.stop_lsn) = ("1/28".to_owned(), "1/138".to_owned())), None);
+        let stamp = Stamp { inode: 1, modified: 2, changed: 3 };
+        let history =
+            History { server_started: "1795833266.000001".to_owned(), summary: "0.summary".to_owned(), stamp };
+        let found = change(&|copy| copy.history = Some(history.clone())).expect("all is there");
+        assert_eq!((found.timeline, found.start.0, found.stop.0), (1, 0x1_0000_0028, 0x1_0000_0138));
+        assert_eq!(found.history, history);
+        assert_eq!(change(&|copy| copy.mode = CopyMode::Cold), None);
     }
 
     #[test]

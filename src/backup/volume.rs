@@ -255,6 +255,7 @@ impl VolumePlan {
                     ancestors: parent.ancestors.clone(),
                     object: blocks.changes.clone(),
                     read_all: parent.damaged,
+                    since: parent.since.clone(),
                 }),
             }),
         }
@@ -444,6 +445,9 @@ pub(super) async fn in_run(
         return Err(OperationError::new(Exit::Failed, format!("{what}: {why}")));
     }
     rule_out(copies, lost);
+    if let Some(why) = objects.iter().find_map(summaries_unused) {
+        tracing::info!("every block was read: summaries of the server's WAL did not tell what changed: {why}");
+    }
 
     progress(Tick::Step("committing".to_owned()));
     warnings.extend(planned.warnings);
@@ -488,6 +492,12 @@ pub(super) async fn in_run(
         }
     }
     Ok(Made { commit: documents.commit, warnings, exit, peak_memory_bytes: done.peak_memory_bytes })
+}
+
+/// Why the server did not tell what changed, where it might have.
+fn summaries_unused(object: &Object) -> Option<&str> {
+    let Content::Volume(copy) = &object.content else { return None };
+    copy.incremental.as_ref()?.summaries_unused.as_deref()
 }
 
 /// How long a server may take to shut down before it is killed, and the backup fails.

@@ -6,13 +6,14 @@
 //! ```text
 //! {"version":1,"block_bytes":8192,"sources":["20261122T…","20261121T…"]}       this set, its parent, the parent's …
 //! {"parts":[[0,0,1024]]}                                                       1024 bytes of this set's object, from 0 on
-//! {"parts":[[1,81920,8192],[0,1024,8192]],"path":"data/17/base/5/16384","blocks":"…","stamp":[…],"crc":…}
+//! {"parts":[[1,81920,8192],[0,1024,8192]],"path":"data/17/base/5/16384","blocks":"…","stamp":[…],"crc":…,"crcs":"…"}
 //! {"end":18944,"lines":2}
 //! ```
 //!
 //! It is a line of JSON each, in the order of the tar. A *part* is `[source, offset, bytes]`: the plain bytes of that source's
 //! object. The parts of all lines, one after the other, are the tar. A line with a path has the content of that file, and no more;
-//! `blocks` are 16 bytes in base64 for each block of the content, the last one as long as it is: the first half of its BLAKE3.
+//! `blocks` are 16 bytes in base64 for each block of the content, the last one as long as it is: the first half of its BLAKE3. `crcs`, where there are any, are 4 bytes for each, little end first: its CRC-32C, so that the
+//! next copy can tell the CRC-32C of a file of which it reads only some blocks.
 
 use std::io::{self, BufRead, Write};
 
@@ -117,6 +118,9 @@ pub struct Line {
     /// The CRC-32C of the content, where there is a stamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc: Option<u32>,
+    /// The CRC-32C of each of the blocks; none: they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crcs")]
+    pub crcs: Vec<u32>,
 }
 
 /// What a file system says of a file that nobody can write to without changing it: the inode, and when the content and the inode
@@ -176,6 +180,27 @@ mod digests {
         let bytes = STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)?;
         let (blocks, rest) = bytes.as_chunks::<BLOCK_DIGEST_BYTES>();
         if rest.is_empty() { Ok(blocks.to_vec()) } else { Err(D::Error::custom("a digest is cut short")) }
+    }
+}
+
+mod crcs {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(crcs: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)?;
+        let (crcs, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(D::Error::custom("a CRC is cut short"));
+        }
+        Ok(crcs.iter().map(|crc| u32::from_le_bytes(*crc)).collect())
     }
 }
 
@@ -271,6 +296,9 @@ impl<R: BufRead> IndexReader<R> {
         if line.path.is_some() && line.bytes().div_ceil(block) != line.blocks.len() as u64 {
             return Err(malformed(format!("the blocks of {} do not add up", line.path.unwrap_or_default())));
         }
+        if !line.crcs.is_empty() && line.crcs.len() != line.blocks.len() {
+            return Err(malformed(format!("the CRCs of {} do not add up", line.path.unwrap_or_default())));
+        }
         if let Some(part) = line.parts.iter().find(|part| part.source as usize >= self.header.sources.len()) {
             return Err(malformed(format!("it names source {}, and has {}", part.source, self.header.sources.len())));
         }
@@ -311,6 +339,7 @@ mod tests {
                 if line.path.is_some() {
                     let count = line.bytes().div_ceil(u64::from(SMALLEST_BLOCK));
                     line.blocks = (0..count).map(|block| block_digest(&[seed, block.to_le_bytes()[0]])).collect();
+                    line.crcs = line.blocks.iter().filter(|_| seed % 2 == 0).map(|_| seed.into()).collect();
                 }
                 line
             },
@@ -377,6 +406,21 @@ mod tests {
             prop_assert!(block.is_power_of_two() && (SMALLEST_BLOCK..=LARGEST_BLOCK).contains(&block));
             prop_assert!(bytes / u64::from(block) <= MOST_BLOCKS || block == LARGEST_BLOCK);
         }
+    }
+
+    #[test]
+    fn an_index_without_crcs_is_read_and_one_with_too_few_is_not() {
+        let bytes = u64::from(SMALLEST_BLOCK) + 1;
+        let parts = vec![Part { source: 0, offset: 0, bytes }];
+        let blocks = vec![[7; BLOCK_DIGEST_BYTES]; 2];
+        let mut line = Line { parts, path: Some("data/a".to_owned()), blocks, ..Line::default() };
+        let (text, _) = write(std::slice::from_ref(&line));
+        assert!(!String::from_utf8_lossy(&text).contains("crcs"), "what older versions wrote");
+        assert_eq!(read(&text).expect("an index"), [line.clone()]);
+        line.crcs = vec![1, u32::MAX];
+        assert_eq!(read(&write(std::slice::from_ref(&line)).0).expect("an index"), [line.clone()]);
+        line.crcs.pop();
+        assert!(read(&write(&[line]).0).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{ClusterName, Lineage};
 use crate::encryption::Recipients;
 
-use super::manifest::{read_sealed, read_versioned, write_sealed};
+use super::manifest::{is_zero, read_sealed, read_versioned, write_sealed};
 use super::{Digest, FormatError, Kind, Manifest, Measured, Naming, Object, SetId, SetLocation};
 
 /// The newest format of `COMMIT` this version reads: that of incremental sets, of which an older reader would delete the parents.
@@ -51,6 +51,9 @@ pub struct Commit {
     /// Pages in it that were damaged on the disk: it is suspect.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub damaged_pages: u64,
+    /// Bytes of its volumes that were not read, because nothing had changed there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unread_bytes: u64,
     /// The set it cannot be restored without; None: it needs no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<SetId>,
@@ -77,11 +80,6 @@ pub struct StoredObject {
     /// The object as it lies in the repository.
     #[serde(flatten)]
     pub stored: Measured,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl From<&Object> for StoredObject {
@@ -114,6 +112,7 @@ impl Commit {
             stored_bytes: manifest.stored_bytes(),
             warnings: manifest.warnings.len(),
             damaged_pages: manifest.damaged_pages(),
+            unread_bytes: manifest.unread_bytes(),
             parent,
             encryption,
         }

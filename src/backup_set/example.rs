@@ -72,7 +72,12 @@ pub fn copy(ancestors: Vec<Ancestor>) -> Manifest {
         let measured = Measured::of(b"bytes");
         Object { name: name.to_owned(), content, stored: measured, plain: measured, seconds: 1.0 }
     };
-    let incremental = (!ancestors.is_empty()).then_some(Incremental { tar_bytes: 1, ancestors });
+    let incremental = (!ancestors.is_empty()).then_some(Incremental {
+        tar_bytes: 1,
+        ancestors,
+        unread_bytes: 0,
+        summaries_unused: None,
+    });
     let copy = VolumeCopy {
         volumes: ["/data", "/config", "/secret", "/log"].map(str::to_owned).to_vec(),
         pgdata: "/data/17".to_owned(),
@@ -89,6 +94,7 @@ pub fn copy(ancestors: Vec<Ancestor>) -> Manifest {
         server_files: 1,
         damaged: vec![],
         incremental,
+        history: None,
     };
     Manifest {
         set: "20261122T023000Z-volume-k3x9qa".parse().expect("an id"),

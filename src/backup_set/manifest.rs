@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterName, DatabaseName, Lineage, PgMajor, RoleName};
 
+use super::block_index::Stamp;
 use super::layout::is_sealed;
 use super::{Digest, Kind, Naming, SetId, Sorting};
 use crate::encryption::Recipients;
@@ -119,6 +120,21 @@ pub struct VolumeCopy {
     /// What is not in the object, because an earlier set has it; None: the object is the whole tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incremental: Option<Incremental>,
+    /// What the next copy needs to rely on the server's WAL summaries; None: it compares every block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+/// By what a server is known again as the one that a copy was made of, and which has gone on from there: not one that was restored from
+/// an earlier copy, whose WAL may have the same places in it, and other changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// When it was started, in seconds since 1970, in its own words.
+    pub server_started: String,
+    /// Its WAL summary that ends where the copy begins.
+    pub summary: String,
+    /// What the file system says of that file.
+    pub stamp: Stamp,
 }
 
 /// A folder that a copy has in another place than the server had it.
@@ -172,6 +188,17 @@ pub struct Incremental {
     pub tar_bytes: u64,
     /// The sets it needs beside its own: its parent, the parent's parent, up to the full one.
     pub ancestors: Vec<Ancestor>,
+    /// Bytes of it that were not read, because nothing had changed there since the parent: their page checksums were not looked at either.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unread_bytes: u64,
+    /// Why the server's WAL summaries (17 and later) did not tell what changed; None: they did, or it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summaries_unused: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(super) fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An earlier set that an incremental one needs, with what the object must be.
@@ -491,6 +518,11 @@ impl Manifest {
     /// Pages of its volumes that were damaged on the disk.
     pub fn damaged_pages(&self) -> u64 {
         self.volume().map_or(0, |(_, copy)| copy.damaged.iter().map(|file| file.count).sum())
+    }
+
+    /// Bytes of its volumes that were not read, because nothing had changed there since the copy that it builds on.
+    pub fn unread_bytes(&self) -> u64 {
+        self.volume().and_then(|(_, copy)| copy.incremental.as_ref()).map_or(0, |incremental| incremental.unread_bytes)
     }
 
     /// Bytes before the codec, over all objects.

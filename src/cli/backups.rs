@@ -192,7 +192,16 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
     context.output.items("BackupList", &items, |wide| {
         let mut heads = vec!["CLUSTER", "BACKUP", "COMPLETED", "AGE", "DATABASES", "SIZE", "STORED", "TOOK"];
         if wide {
-            heads.extend(["REPOSITORIES", "LINEAGE", "WARNINGS", "ENCRYPTED", "PINNED", "PROVEN", "BUILDS ON"]);
+            heads.extend([
+                "REPOSITORIES",
+                "LINEAGE",
+                "WARNINGS",
+                "ENCRYPTED",
+                "PINNED",
+                "PROVEN",
+                "BUILDS ON",
+                "NOT READ",
+            ]);
         }
         let mut table = output::table(&heads);
         for Item { commit: set, repositories, pin, proven_at } in &items {
@@ -212,6 +221,7 @@ fn list(control: &ControlPlane, place: &Place, context: &Context) -> Result<Exit
                 row.push(pin.clone().unwrap_or_else(|| "-".to_owned()));
                 row.push(proven_at.map_or_else(|| "-".to_owned(), |at| human::age(at, now)));
                 row.push(set.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+                row.push(set.parent.as_ref().map_or_else(|| "-".to_owned(), |_| human::bytes(set.unread_bytes)));
             }
             table.add_row(row);
         }
@@ -283,6 +293,15 @@ fn note_manifest(manifest: &Manifest, folder: &storage::Place, context: &Context
     ));
     for ancestor in manifest.ancestors() {
         note(format!("builds on {}", ancestor.set));
+    }
+    if let Some(incremental) = manifest.volume().and_then(|(_, copy)| copy.incremental.as_ref()) {
+        let (unread, all) = (human::bytes(incremental.unread_bytes), human::bytes(incremental.tar_bytes));
+        note(format!(
+            "not read  {unread} of {all}: nothing had changed there; their page checksums were not looked at"
+        ));
+        if let Some(why) = &incremental.summaries_unused {
+            note(format!("summaries of the server's WAL did not tell what changed: {why}"));
+        }
     }
     note(format!("folder    {folder}  (RECOVER.md there tells how to recover without pglife)"));
     if let Some(recipients) = &manifest.encryption {

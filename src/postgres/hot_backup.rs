@@ -172,6 +172,11 @@ impl HotBackup {
         self.start
     }
 
+    /// The session, for questions that belong to the backup.
+    pub fn session(&self) -> &Client {
+        &self.client
+    }
+
     /// Waits until the session is over before its time, which may never be; says why it is.
     pub async fn lost(&self) -> PostgresError {
         loop {

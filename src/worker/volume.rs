@@ -15,18 +15,22 @@
 //! * A cold copy is made the same way of a server that is shut down: without session and label, and with the WAL of its last
 //!   checkpoint only ([`cold`]).
 //! * Where later copies are to hold only what changed, a block index says what is in this one; and of this one, only what changed is
-//!   written ([`blocks`]).
+//!   written ([`blocks`]). Where the server can tell what has changed, the rest is not even read ([`summaries`], [`unread`]).
 //! * An object counts only when the copy, the stop call and the codec agree that it is whole, and its end reads back.
 
 mod archive;
 mod blocks;
 mod cold;
 mod copier;
+mod crc;
 mod pace;
 mod pages;
+mod passing;
 pub(crate) mod relations;
 mod selection;
 pub(crate) mod server_manifest;
+mod summaries;
+mod unread;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -107,7 +111,7 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         return Err(Failure::new(Trouble::Cancelled, "cancelled"));
     }
     let writing = |name: &str, error: &PipelineError| pipeline_failure(&format!("writing {name}"), error);
-    let (Copied { mut copy, blocks }, sealed) = match (copied, streamed) {
+    let (Copied { mut copy, blocks, summaries_unused }, sealed) = match (copied, streamed) {
         (Ok(copied), Ok(sealed)) => (copied, sealed),
         // The first one is the cause; the other was stopped by it.
         (Err(CopyError::Failed(failure)), _) if failure.trouble != Trouble::Cancelled => return Err(failure),
@@ -122,8 +126,14 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
     let begun = Instant::now();
     let mut index = None;
     if let (Some(blocks), Some(wanted)) = (blocks, &job.blocks) {
+        let unread_bytes = blocks.unread();
         let (text, tar_bytes) = blocks.finish();
-        copy.incremental = parent.map(|parent| Incremental { tar_bytes, ancestors: parent.ancestors.clone() });
+        copy.incremental = parent.map(|parent| Incremental {
+            tar_bytes,
+            ancestors: parent.ancestors.clone(),
+            unread_bytes,
+            summaries_unused,
+        });
         let mut upload = destinations.begin(&wanted.object)?;
         let sealing = wanted.readers.as_ref().map(Recipients::with_reader);
         let readers = sealing.as_ref().map(|(readers, _)| readers);
@@ -164,6 +174,8 @@ fn wait_at_the_disk(priority: IoPriority, line: &Line) {
 struct Copied {
     copy: VolumeCopy,
     blocks: Option<Blocks>,
+    /// Why the server did not tell what changed, where it was asked.
+    summaries_unused: Option<String>,
 }
 
 /// What is known of blocks before the copy, and whose they are. A parent whose index cannot be used costs a full copy, no more.
@@ -214,7 +226,7 @@ fn wait<T>(
 /// What the copying thread does.
 fn copy(
     job: &VolumeJob,
-    blocks: Option<Blocks>,
+    mut blocks: Option<Blocks>,
     out: Giver,
     runtime: &tokio::runtime::Handle,
     stop: &CancellationToken,
@@ -232,6 +244,19 @@ fn copy(
         }
         HotBackup::begin(client, job.major, &job.label, &job.slot).await
     })?;
+    let summarized = wait(runtime, stop, async { Ok(summaries::are_written(job, &server).await) })?;
+    let mut summaries_unused = None;
+    if let Some(blocks) = &mut blocks {
+        if summarized {
+            blocks.note_crcs();
+        }
+        let block_bytes = blocks.block_bytes();
+        match wait(runtime, stop, async { Ok(summaries::changes(job, &server, block_bytes, &pgdata).await) })? {
+            Some(Ok(changes)) => blocks.rely_on(changes),
+            Some(Err(why)) => summaries_unused = Some(why),
+            None => {}
+        }
+    }
     let selection = selection(job, &pgdata)?;
     let manifest = ServerManifest::new(job.major, job.system_identifier);
     let mut copier = Copier::new(out, &selection, manifest, job.rate_limit, blocks, stop);
@@ -268,6 +293,7 @@ fn copy(
     copy_wal(&mut copier, &pgdata, &segments, job.wal_segment_bytes, file)?;
     let found = std::mem::take(&mut copier.damaged);
     let damaged = wait(runtime, stop, async { Ok(relations::name(&job.login, found).await) })?;
+    let history = if summarized { wait(runtime, stop, summaries::history(&server, &pgdata))? } else { None };
     let start = server.start();
     // The WAL is copied: the slot may go.
     drop(server);
@@ -296,8 +322,9 @@ fn copy(
         server_files: files,
         damaged,
         incremental: None,
+        history,
     };
-    Ok(Copied { copy, blocks })
+    Ok(Copied { copy, blocks, summaries_unused })
 }
 
 /// Copies with `work`; ends it as soon as `server` is in backup mode no more: nothing of what it copies could be used.

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Destination;
 pub use super::unpack::excerpt::Excerpt;
-use crate::backup_set::{Ancestor, Codec, CopyMode, Moved, Object, SetId, VolumeCopy};
+use crate::backup_set::{Ancestor, Codec, CopyMode, History, Moved, Object, SetId, VolumeCopy};
 use crate::cluster::{PgMajor, RoleName};
 use crate::encryption::{Keys, Recipients};
 use crate::policy::IoPriority;
 use crate::postgres::Login;
+use crate::postgres::hot_backup::Lsn;
 use crate::storage::FolderLocation;
 
 /// Everything a volume backup needs; no choice is left to the worker.
@@ -91,6 +92,24 @@ pub struct ParentJob {
     pub object: String,
     /// Whether files are read that nobody has touched since, too.
     pub read_all: bool,
+    /// What it takes to rely on the server's WAL summaries since then; None: the copy does not say.
+    #[serde(default)]
+    pub since: Option<Since>,
+}
+
+/// Where an earlier copy of a running server was in its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The timeline.
+    pub timeline: u32,
+    /// Where replay of it begins.
+    pub start: Lsn,
+    /// Where it is consistent.
+    pub stop: Lsn,
+    /// By what the server is known again.
+    pub history: History,
+    /// Whether its pages had checksums.
+    pub page_checksums: bool,
 }
 
 /// Everything it needs to unpack a volume backup.

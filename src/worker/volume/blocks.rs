@@ -2,9 +2,13 @@
 //!
 //! The tar is written as always, but a block of a file that is in the parent, at the same place of the same file, is not: it is noted
 //! where that one lies. What is written, and what is only noted, becomes the set's block index ([`crate::backup_set::block_index`]).
+//! Whether a block is as it was is told by its digest, or by the server ([`super::unread`]): then it is not even read.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::bounded;
@@ -15,10 +19,13 @@ use crate::backup_set::block_index::{
     BlockDigest, IndexError, IndexReader, IndexWriter, Line, Part, Stamp, block_digest, push_part,
 };
 use crate::pipeline::Meter;
+use crate::postgres::wal_summary::Changes;
 use crate::worker::block_index::{read_index, unreadable_index};
 use crate::worker::{Failure, ParentJob, keys_for, storage_failure};
 
 use super::archive::Broken;
+use super::crc::Combiner;
+use super::unread::{Row, rows};
 
 /// What is read of a file at once; a multiple of every block size.
 const CHUNK: usize = 1 << 20;
@@ -37,8 +44,26 @@ pub(super) struct Parent {
 struct Known {
     parts: Vec<Part>,
     blocks: Vec<BlockDigest>,
+    /// The CRC-32C of each, where they are known.
+    crcs: Vec<u32>,
     /// By what it is known to be untouched, and its CRC-32C.
     still: Option<(Stamp, u32)>,
+}
+
+impl Known {
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// Whether each of its blocks can stand for itself: it lies in one piece, and its CRC is known.
+    fn is_known_by_block(&self, block_bytes: u64) -> bool {
+        let (mut end, all) = (0, self.bytes());
+        let in_one_piece = self.parts.iter().all(|part| {
+            end += part.bytes;
+            end.is_multiple_of(block_bytes) || end == all
+        });
+        in_one_piece && self.crcs.len() == self.blocks.len()
+    }
 }
 
 impl Parent {
@@ -61,9 +86,9 @@ impl Parent {
             files: HashMap::new(),
         };
         for line in index {
-            let Line { parts, path, blocks, stamp, crc } = line?;
+            let Line { parts, path, blocks, stamp, crc, crcs } = line?;
             if let Some(path) = path {
-                parent.files.insert(path.into(), Known { parts, blocks, still: stamp.zip(crc) });
+                parent.files.insert(path.into(), Known { parts, blocks, crcs, still: stamp.zip(crc) });
             }
         }
         Ok(parent)
@@ -81,11 +106,21 @@ pub(super) struct Blocks {
     /// What was written since the last file's content.
     between: Vec<Part>,
     buffers: [Vec<u8>; BUFFERS],
+    /// What the server says has changed; None: nobody asked, or it does not know.
+    changes: Option<Changes>,
+    /// Adds CRCs of blocks, where they are noted for the next copy.
+    combiner: Option<Arc<Combiner>>,
+    /// Bytes of files that were not read.
+    unread: u64,
 }
 
 /// The file whose content is being written.
-struct Comparison<'a> {
+pub(super) struct Comparison<'a> {
     known: Option<&'a Known>,
+    block_bytes: usize,
+    given: &'a mut u64,
+    unread: &'a mut u64,
+    buffers: &'a mut [Vec<u8>; BUFFERS],
     /// The part of `known` at hand, and where in the file it begins.
     part: usize,
     part_at: u64,
@@ -94,7 +129,62 @@ struct Comparison<'a> {
     line: Line,
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
+    /// The next bytes of the content: `promised`, zeros where `source` has fewer. `see` is shown all of them, `give` what must be
+    /// written. In whole blocks, but for the end of the file.
+    pub(super) fn read(
+        &mut self,
+        source: &mut (dyn Read + Send),
+        promised: u64,
+        see: &mut (dyn FnMut(&[u8]) + Send),
+        give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let mut buffers = std::mem::take(self.buffers);
+        let read = in_chunks(source, promised, &mut buffers, see, &mut |chunk| {
+            // What must be written is written in rows of blocks.
+            let mut row = 0..0;
+            for (number, block) in chunk.chunks(self.block_bytes).enumerate() {
+                let at = number * self.block_bytes;
+                if self.block(block, *self.given) {
+                    *self.given += block.len() as u64;
+                    if row.end != at {
+                        give(&chunk[row])?;
+                        row = at..at;
+                    }
+                    row.end = at + block.len();
+                }
+            }
+            give(&chunk[row])
+        });
+        *self.buffers = buffers;
+        read
+    }
+
+    /// The next `blocks` are not read: they are as the parent has them. Returns their CRCs, and how many bytes they are.
+    pub(super) fn leave(&mut self, blocks: Range<usize>) -> Result<(&'a [u32], u64), Broken> {
+        let wrong = || Broken::Unreadable(io::Error::other("what is known of the copy before does not fit"));
+        let known = self.known.filter(|_| blocks.start == self.line.blocks.len()).ok_or_else(wrong)?;
+        let (digests, crcs) = (known.blocks.get(blocks.clone()), known.crcs.get(blocks));
+        let (digests, crcs) = digests.zip(crcs).ok_or_else(wrong)?;
+        let (from, end) = (self.at, known.bytes());
+        for digest in digests {
+            let bytes = (self.block_bytes as u64).min(end.saturating_sub(self.at));
+            if !self.refer(bytes) {
+                return Err(wrong());
+            }
+            self.line.blocks.push(*digest);
+            self.at += bytes;
+        }
+        let bytes = self.at - from;
+        *self.unread += bytes;
+        Ok((crcs, bytes))
+    }
+
+    /// Ends the file. Its line is to be noted.
+    pub(super) fn finish(self) -> Line {
+        self.line
+    }
+
     /// Notes the next block. True where it must be written.
     fn block(&mut self, block: &[u8], own: u64) -> bool {
         let digest = block_digest(block);
@@ -137,7 +227,50 @@ impl Blocks {
         let sources = [vec![set], parent.sources.clone()].concat();
         let writer = IndexWriter::begin(Vec::new(), block_bytes, sources).expect("memory takes everything");
         let block_bytes = block_bytes as usize;
-        Self { writer, block_bytes, parent, given: 0, between: vec![], buffers: Default::default() }
+        Self {
+            writer,
+            block_bytes,
+            parent,
+            given: 0,
+            between: vec![],
+            buffers: Default::default(),
+            changes: None,
+            combiner: None,
+            unread: 0,
+        }
+    }
+
+    /// Bytes in a block.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
+    /// Notes the CRCs of blocks from here on, so that the next copy can leave some out.
+    pub(super) fn note_crcs(&mut self) {
+        self.combiner = Some(Arc::new(Combiner::new(self.block_bytes)));
+    }
+
+    /// What has changed since the parent: the rest is not read from here on.
+    pub(super) fn rely_on(&mut self, changes: Changes) {
+        self.changes = Some(changes);
+    }
+
+    /// What adds the CRCs of blocks, where they are to be noted.
+    pub(super) fn combiner(&self) -> Option<Arc<Combiner>> {
+        self.combiner.clone()
+    }
+
+    /// Bytes of files that were not read.
+    pub(super) fn unread(&self) -> u64 {
+        self.unread
+    }
+
+    /// Which blocks of the file that is called `name` in the tar, `in_server` by the server, and has so many bytes, need be read; None: all.
+    pub(super) fn rows(&self, name: &str, in_server: &Path, bytes: u64) -> Option<Vec<Row>> {
+        let (changes, _) = self.changes.as_ref().zip(self.combiner.as_ref())?;
+        let block_bytes = self.block_bytes as u64;
+        let known = self.parent.files.get(name).filter(|known| known.is_known_by_block(block_bytes))?;
+        rows(changes, in_server, known.bytes(), bytes, block_bytes)
     }
 
     /// Bytes were written that are no file's content.
@@ -155,11 +288,13 @@ impl Blocks {
     pub(super) fn untouched(&mut self, name: &str, bytes: u64, stamp: Stamp) -> Option<u32> {
         let known = self.parent.files.get(name)?;
         let (then, crc) = known.still?;
-        if then != stamp || known.parts.iter().map(|part| part.bytes).sum::<u64>() != bytes {
+        if then != stamp || known.bytes() != bytes {
             return None;
         }
         let parts = known.parts.iter().map(|part| Part { source: part.source + 1, ..*part }).collect();
-        let line = Line { parts, path: Some(name.to_owned()), blocks: known.blocks.clone(), ..Line::default() };
+        let (blocks, crcs) = (known.blocks.clone(), known.crcs.clone());
+        let line = Line { parts, path: Some(name.to_owned()), blocks, crcs, ..Line::default() };
+        self.unread += bytes;
         self.note(line, Some((stamp, crc)));
         Some(crc)
     }
@@ -172,41 +307,19 @@ impl Blocks {
         self.push(&line);
     }
 
-    /// The content of the file that is called `name` in the tar: `promised` bytes, zeros where `source` has fewer. `see` is shown
-    /// all of it, `give` what must be written. Returns its line, which is to be noted.
-    pub(super) fn file(
-        &mut self,
-        name: &str,
-        source: &mut (dyn Read + Send),
-        promised: u64,
-        see: &mut (dyn FnMut(&[u8]) + Send),
-        give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
-    ) -> Result<Line, Broken> {
-        let mut file = Comparison {
+    /// Begins the content of the file that is called `name` in the tar.
+    pub(super) fn begin_file(&mut self, name: &str) -> Comparison<'_> {
+        Comparison {
             known: self.parent.files.get(name),
+            block_bytes: self.block_bytes,
+            given: &mut self.given,
+            unread: &mut self.unread,
+            buffers: &mut self.buffers,
             part: 0,
             part_at: 0,
             at: 0,
             line: Line { path: Some(name.to_owned()), ..Line::default() },
-        };
-        let (block_bytes, given) = (self.block_bytes, &mut self.given);
-        in_chunks(source, promised, &mut self.buffers, see, &mut |chunk| {
-            // What must be written is written in rows of blocks.
-            let mut row = 0..0;
-            for (number, block) in chunk.chunks(block_bytes).enumerate() {
-                let at = number * block_bytes;
-                if file.block(block, *given) {
-                    *given += block.len() as u64;
-                    if row.end != at {
-                        give(&chunk[row])?;
-                        row = at..at;
-                    }
-                    row.end = at + block.len();
-                }
-            }
-            give(&chunk[row])
-        })?;
-        Ok(file.line)
+        }
     }
 
     /// Ends the index: its text, and how many bytes the tar has.
@@ -284,8 +397,11 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::crc::crc_of;
+    use super::super::passing::Passing;
     use super::*;
     use crate::backup_set::block_index::SMALLEST_BLOCK;
+    use crate::postgres::wal_summary::RelationFile;
 
     const PAGE: usize = SMALLEST_BLOCK as usize;
 
@@ -313,12 +429,27 @@ mod tests {
                 object.extend_from_slice(given);
                 Ok(())
             };
-            let line = blocks.file(name, &mut &bytes[..], bytes.len() as u64, &mut see, &mut give).expect("memory");
+            let line =
+                read_all(&mut blocks, name, &mut &bytes[..], bytes.len() as u64, &mut see, &mut give).expect("memory");
             blocks.note(line, None);
         }
         let (index, bytes) = blocks.finish();
         assert_eq!(bytes, tar.len() as u64);
         (tar, object, index)
+    }
+
+    /// Reads all of a file.
+    fn read_all(
+        blocks: &mut Blocks,
+        name: &str,
+        source: &mut (dyn Read + Send),
+        promised: u64,
+        see: &mut (dyn FnMut(&[u8]) + Send),
+        give: &mut dyn FnMut(&[u8]) -> Result<(), Broken>,
+    ) -> Result<Line, Broken> {
+        let mut file = blocks.begin_file(name);
+        file.read(source, promised, see, give)?;
+        Ok(file.finish())
     }
 
     fn parent_of(index: &[u8]) -> Parent {
@@ -371,7 +502,7 @@ mod tests {
             given.extend_from_slice(bytes);
             Ok(())
         };
-        blocks.file("a", &mut &[7; 10][..], 20_000, &mut |_| (), &mut give).expect("memory");
+        read_all(&mut blocks, "a", &mut &[7; 10][..], 20_000, &mut |_| (), &mut give).expect("memory");
         assert_eq!(given, [vec![7; 10], vec![0; 19_990]].concat());
     }
 
@@ -388,7 +519,7 @@ mod tests {
                 if fails { Err(Broken::Gone) } else { Ok(()) }
             };
             let mut source = &content[..content.len() - missing];
-            let done = blocks.file("a", &mut source, content.len() as u64, &mut see, &mut give);
+            let done = read_all(&mut blocks, "a", &mut source, content.len() as u64, &mut see, &mut give);
             assert_eq!(done.is_err(), fails);
             if !fails {
                 let mut expected = content.clone();
@@ -417,13 +548,78 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_says_has_not_changed_is_not_read() {
+        let name = "data/17/base/5/16384";
+        let pages = |values: &[u8]| -> Vec<u8> { values.iter().flat_map(|value| vec![*value; PAGE]).collect() };
+        let copy = |set: &str, content: &[u8], parent: Option<(&[u8], Changes)>| {
+            let (before, changes) = parent.unzip();
+            let mut blocks = Blocks::begin(set.parse().expect("an id"), SMALLEST_BLOCK, before.map(parent_of));
+            blocks.note_crcs();
+            if let Some(changes) = changes {
+                blocks.rely_on(changes);
+            }
+            let mut object = Vec::new();
+            let mut give = |given: &[u8]| {
+                object.extend_from_slice(given);
+                Ok(())
+            };
+            let length = content.len() as u64;
+            let rows = blocks.rows(name, Path::new("base/5/16384"), length).unwrap_or(vec![Row::Read(0..length)]);
+            let mut passing = Passing::new(None, blocks.combiner());
+            let mut file = blocks.begin_file(name);
+            for row in rows {
+                match row {
+                    Row::Leave(blocks) => {
+                        let (crcs, bytes) = file.leave(blocks).expect("it is known");
+                        passing.leave(crcs, bytes);
+                    }
+                    Row::Read(bytes) => {
+                        let at = usize::try_from(bytes.start).expect("small");
+                        let mut see = |bytes: &[u8]| passing.see(bytes);
+                        file.read(&mut &content[at..], bytes.end - bytes.start, &mut see, &mut give).expect("memory");
+                    }
+                }
+            }
+            let mut line = file.finish();
+            let (crc, crcs, _) = passing.finish();
+            line.crcs = crcs;
+            blocks.note(line, None);
+            let unread = blocks.unread();
+            (object, blocks.finish().0, crc, unread)
+        };
+        let (first, first_index, _, unread) = copy("20261122T023000Z-volume-k3x9qa", &pages(&[1, 2, 3, 4]), None);
+        assert_eq!(unread, 0);
+        // The third page changed behind the server's back; the fifth is new.
+        let mut changes = Changes::none(1);
+        changes.note(RelationFile { tablespace: 1663, database: 5, number: 16384 }, 1, false);
+        let (second, index, crc, unread) =
+            copy("20261122T023000Z-volume-k3x9qb", &pages(&[1, 9, 7, 4, 5]), Some((&first_index, changes)));
+        let expected = pages(&[1, 9, 3, 4, 5]);
+        assert!(put_together(&index, &[&second, &first]) == expected);
+        assert_eq!((crc, unread, second.len()), (crc_of(&expected), 3 * PAGE as u64, 2 * PAGE));
+        // The next relies on what was not read, too.
+        let (third, index, crc, unread) =
+            copy("20261122T023000Z-volume-k3x9qc", &pages(&[0; 5]), Some((&index, Changes::none(1))));
+        assert!(third.is_empty() && put_together(&index, &[&third, &second, &first]) == expected);
+        assert_eq!((crc, unread), (crc_of(&expected), 5 * PAGE as u64));
+        // Without CRCs, everything is read.
+        let text = String::from_utf8(index).expect("text");
+        let (before, after) = text.split_once(",\"crcs\":\"").expect("it has some");
+        let older = format!("{before}{}", after.split_once('"').expect("its end").1);
+        let (fourth, _, _, unread) =
+            copy("20261122T023000Z-volume-k3x9qd", &pages(&[0; 5]), Some((older.as_bytes(), Changes::none(1))));
+        assert_eq!((fourth.len(), unread), (5 * PAGE, 0));
+    }
+
+    #[test]
     fn what_nobody_has_touched_is_not_read() {
         let stamp = Stamp { inode: 7, modified: 1_700_000_000_000_000_001, changed: 1_700_000_000_000_000_002 };
         let mut blocks = Blocks::begin("20261122T023000Z-volume-k3x9qa".parse().expect("an id"), SMALLEST_BLOCK, None);
         let content = vec![7; 2 * PAGE + 1];
         for (name, still) in [("still", Some((stamp, 4711))), ("moved", None)] {
             blocks.wrote(512);
-            let line = blocks.file(name, &mut &content[..], content.len() as u64, &mut |_| (), &mut |_| Ok(()));
+            let line =
+                read_all(&mut blocks, name, &mut &content[..], content.len() as u64, &mut |_| (), &mut |_| Ok(()));
             blocks.note(line.expect("memory"), still);
         }
         let (index, bytes) = blocks.finish();

@@ -83,8 +83,9 @@ pub(super) fn copy(
         server_files: files,
         damaged,
         incremental: None,
+        history: None,
     };
-    Ok(Copied { copy, blocks })
+    Ok(Copied { copy, blocks, summaries_unused: None })
 }
 
 /// What the control file says, which must be that the server of the job is shut down.

@@ -6,26 +6,27 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crc_fast::{CrcAlgorithm, Digest};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup_set::DamagedFile;
-use crate::backup_set::block_index::Stamp;
+use crate::backup_set::block_index::{Line, Stamp};
 use crate::pipeline::handover::Giver;
 use crate::worker::{Failure, Trouble};
 
 use super::archive::{self, BLOCK, Broken, Kind, Owner, content, header, padding};
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Comparison};
 use super::pace::Pace;
 use super::pages::Pages;
+use super::passing::Passing;
 use super::selection::{Choice, Selection, is_left_out};
 use super::server_manifest::ServerManifest;
+use super::unread::Row;
 
 /// Why the copy ended early.
 pub(super) enum CopyError {
@@ -204,7 +205,7 @@ impl<'a> Copier<'a> {
 
     /// Copies a file as it is now.
     fn file(&mut self, path: &Path) -> Result<(), CopyError> {
-        let Some(mut file) = unless_vanished(path, File::open(path))? else { return Ok(()) };
+        let Some(file) = unless_vanished(path, File::open(path))? else { return Ok(()) };
         let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
         if metadata.nlink() > 1 {
             let known = self.links.get(&(metadata.dev(), metadata.ino())).cloned();
@@ -213,8 +214,8 @@ impl<'a> Copier<'a> {
             }
             self.links.insert((metadata.dev(), metadata.ino()), name_of(path).to_vec());
         }
-        let stamp = stamp(&metadata, SystemTime::now());
-        self.content(path, Owner::from(&metadata), metadata.len(), &mut file, stamp)
+        let disk = OnDisk { file: &file, stamp: stamp(&metadata, SystemTime::now()) };
+        self.content(path, Owner::from(&metadata), metadata.len(), &mut &file, Some(disk))
     }
 
     /// Writes a file of which only its bytes are known.
@@ -227,14 +228,14 @@ impl<'a> Copier<'a> {
         self.head(path, owner, Kind::Folder)
     }
 
-    /// Writes a file's header and content. With `stamp`, content that the parent has, and nobody has touched since, is not read.
+    /// Writes a file's header and content. With `disk`, content that the parent has, and nobody has changed since, is not read.
     fn content(
         &mut self,
         path: &Path,
         owner: Owner,
         bytes: u64,
         source: &mut (dyn Read + Send),
-        stamp: Option<Stamp>,
+        disk: Option<OnDisk<'_>>,
     ) -> Result<(), CopyError> {
         self.head(path, owner, Kind::File(bytes))?;
         let in_server = self.selection.in_server(path).filter(|name| {
@@ -251,7 +252,7 @@ impl<'a> Copier<'a> {
             return self.written(path, bytes, written);
         };
         let name = std::str::from_utf8(name_of(path)).ok();
-        let untouched = match (&mut self.blocks, name, stamp) {
+        let untouched = match (&mut self.blocks, name, disk.and_then(|disk| disk.stamp)) {
             (Some(blocks), Some(name), Some(stamp)) => blocks.untouched(name, bytes, stamp),
             _ => None,
         };
@@ -260,7 +261,7 @@ impl<'a> Copier<'a> {
                 self.write(&[0; BLOCK][..padding(bytes)])?;
                 crc
             }
-            None => self.content_of_server(path, &in_server, bytes, source, stamp)?,
+            None => self.content_of_server(path, &in_server, bytes, source, disk)?,
         };
         self.manifest.add(&in_server, bytes, owner.mtime, crc);
         Ok(())
@@ -273,34 +274,49 @@ impl<'a> Copier<'a> {
         in_server: &Path,
         bytes: u64,
         source: &mut (dyn Read + Send),
-        stamp: Option<Stamp>,
+        disk: Option<OnDisk<'_>>,
     ) -> Result<u32, CopyError> {
-        let mut checksum = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        let mut pages = self.pages(path);
-        let mut stopped = Stoppable { source, pace: self.pace.as_mut(), stop: self.stop };
-        let mut see = |bytes: &[u8]| {
-            checksum.update(bytes);
-            if let Some(pages) = &mut pages {
-                pages.see(bytes);
-            }
-        };
-        let out = &mut self.out;
+        let (pages, combiner) = (self.pages(path), self.blocks.as_ref().and_then(Blocks::combiner));
+        let (out, pace, stop) = (&mut self.out, &mut self.pace, self.stop);
         let mut line = None;
+        let mut passing;
         let written = match (&mut self.blocks, std::str::from_utf8(name_of(path)).ok()) {
             (Some(blocks), Some(name)) => {
+                passing = Passing::new(pages, combiner);
+                let known = disk.and_then(|disk| Some((disk.file, blocks.rows(name, in_server, bytes)?)));
                 let mut give = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Broken::Gone);
-                blocks.file(name, &mut stopped, bytes, &mut see, &mut give).map(|noted| line = Some(noted))
+                let mut file = blocks.begin_file(name);
+                let mut read =
+                    |source: &mut (dyn Read + Send), bytes: u64, file: &mut Comparison<'_>, passing: &mut Passing| {
+                        let mut source = Stoppable { source, pace: pace.as_mut(), stop };
+                        file.read(&mut source, bytes, &mut |bytes| passing.see(bytes), &mut give)
+                    };
+                let done = match known {
+                    None => read(source, bytes, &mut file, &mut passing),
+                    Some((on_disk, rows)) => rows.into_iter().try_for_each(|row| match row {
+                        Row::Leave(blocks) => file.leave(blocks).map(|(crcs, bytes)| passing.leave(crcs, bytes)),
+                        Row::Read(bytes) => {
+                            let mut source = on_disk;
+                            source.seek(SeekFrom::Start(bytes.start)).map_err(Broken::Unreadable)?;
+                            read(&mut source, bytes.end - bytes.start, &mut file, &mut passing)
+                        }
+                    }),
+                };
+                done.map(|()| line = Some(file.finish()))
             }
             (blocks, _) => {
                 if let Some(blocks) = blocks {
                     blocks.wrote(bytes);
                 }
-                content(&mut stopped, bytes, out, &mut see)
+                passing = Passing::new(pages, None);
+                let mut stopped = Stoppable { source, pace: pace.as_mut(), stop };
+                content(&mut stopped, bytes, out, &mut |bytes| passing.see(bytes))
             }
         };
-        let crc = u32::try_from(checksum.finalize()).expect("32 bits");
+        let (crc, crcs, pages) = passing.finish();
         if let (Some(blocks), Some(line)) = (&mut self.blocks, line) {
-            blocks.note(line, stamp.map(|stamp| (stamp, crc)));
+            let stamp = disk.and_then(|disk| disk.stamp);
+            blocks.note(Line { crcs, ..line }, stamp.map(|stamp| (stamp, crc)));
         }
         self.written(path, bytes, written)?;
         if let Some(pages) = pages {
@@ -349,17 +365,31 @@ impl<'a> Copier<'a> {
     }
 }
 
+/// A file of the volumes, open.
+#[derive(Clone, Copy)]
+struct OnDisk<'a> {
+    file: &'a File,
+    /// By what it is known to be untouched later.
+    stamp: Option<Stamp>,
+}
+
 /// How long a file must have lain still to be known again: within the clock's tick, two writes look like one.
 const STILL: Duration = Duration::from_secs(2);
 
-/// By what a file is known to be untouched later, if it lay still at `now`, before it is read.
-fn stamp(metadata: &Metadata, now: SystemTime) -> Option<Stamp> {
+/// What a file system says of a file.
+pub(super) fn stamp_of(metadata: &Metadata) -> Option<Stamp> {
     let nanoseconds = |seconds: i64, rest: i64| seconds.checked_mul(1_000_000_000)?.checked_add(rest);
     let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec())?;
     let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec())?;
+    Some(Stamp { inode: metadata.ino(), modified, changed })
+}
+
+/// By what a file is known to be untouched later, if it lay still at `now`, before it is read.
+fn stamp(metadata: &Metadata, now: SystemTime) -> Option<Stamp> {
+    let stamp = stamp_of(metadata)?;
     let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()?;
     let still = i64::try_from(STILL.as_nanos()).ok()?;
-    (modified.max(changed) <= now.checked_sub(still)?).then_some(Stamp { inode: metadata.ino(), modified, changed })
+    (stamp.modified.max(stamp.changed) <= now.checked_sub(still)?).then_some(stamp)
 }
 
 /// A source that ends with an error when it should stop, and gives no more than its pace allows.

@@ -60,6 +60,11 @@ impl Pages {
         self.partial.extend_from_slice(rest);
     }
 
+    /// So many bytes of the file, in whole pages, are not looked at.
+    pub(super) fn leave(&mut self, bytes: u64) {
+        self.passed += u32::try_from(bytes / PAGE as u64).unwrap_or_default();
+    }
+
     fn page(&mut self, page: &[u8; PAGE]) {
         if is_damaged(page, self.first.wrapping_add(self.passed), self.before) {
             self.wrong.push(self.passed);
@@ -133,6 +138,14 @@ mod tests {
         assert_eq!(wrong("16384", &swapped, 100, 4096), [0, 1]);
         assert_eq!(wrong("16384_vm", &vec![0; 3 * PAGE], 100, 4096), Vec::<u32>::new(), "never filled");
         assert!(Pages::of("pg_filenode.map", 100).is_none() && Pages::of("PG_VERSION", 100).is_none());
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_place() {
+        let mut pages = Pages::of("16384", 100).expect("a relation");
+        pages.leave(2 * PAGE as u64);
+        pages.see(&[page(2, 7, 3), page(7, 7, 3)].concat());
+        assert_eq!(pages.wrong, [3]);
     }
 
     #[test]

@@ -11,10 +11,10 @@ use crate::worker::process::connect_somewhere;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// 0: the default one.
-    tablespace: u32,
+    pub(crate) tablespace: u32,
     /// 0: all databases share it.
     pub(crate) database: u32,
-    file_number: u32,
+    pub(crate) file_number: u32,
 }
 
 impl Place {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{SUMS_AGREE, is_left_alone, let_rest, let_work, working};
+use super::{SUMS_AGREE, is_accepted, is_left_alone, let_rest, let_work, working};
 use crate::house::{House, docker, files_below, sql};
 use crate::s3::Server;
 
@@ -309,4 +309,134 @@ fn a_chain_is_sealed_copied_and_proven_out_of_a_bucket() {
     house.pglife(&[&["restore", &source, "--backup", &third, "--into", &copy], &identity[..]].concat()).ok();
     let rows = "select count(*), count(*) filter (where label = 'x') from t";
     assert_eq!(sql(&format!("{copy}-db"), "postgres", rows), "200000|99");
+}
+
+/// What is in a table.
+fn content(container: &str, database: &str, table: &str) -> String {
+    let all = format!("select count(*) || ' ' || md5(string_agg(t::text, ',' order by t::text)) from {table} t");
+    sql(container, database, &all)
+}
+
+/// What a set's manifest says of the copy that it builds on.
+fn incremental(house: &House, cluster: &str, set: &str) -> Value {
+    house.manifest(cluster, set)["objects"][0]["incremental"].clone()
+}
+
+#[test]
+fn only_what_the_server_says_has_changed_is_read() {
+    let house = House::new("volsummaries");
+    let source = working(&house, "17", "[backup.volume]\nfull_every = 9");
+    let container = format!("{source}-db");
+    let here = |statement: &str| sql(&container, "postgres", statement);
+    let rows = "n, repeat(md5(n::text), 3) as label from generate_series(1, 40000) n";
+    for statement in [
+        "alter system set summarize_wal = on",
+        "select pg_reload_conf()",
+        &format!("create table still with (autovacuum_enabled = off) as select {rows}"),
+        &format!("create table grows as select {rows}"),
+        &format!("create table shrinks as select {rows}"),
+        &format!("create table dropped as select {rows}"),
+        "create index on grows (label)",
+        "create database filled",
+        "vacuum freeze",
+    ] {
+        here(statement);
+    }
+    sql(&container, "filled", &format!("create table t as select {rows}"));
+    // Of the server, the rows are in memory: what happens to the file, it does not see.
+    let file = format!("/data/17/{}", here("select pg_relation_filepath('still')"));
+    let in_place = |script: &str| docker(&["exec", &container, "bash", "-euc", script]);
+    let first = take(&house, &source, &[]);
+    assert_eq!(first.parent, None);
+    let history = &house.manifest(&source, &first.set)["objects"][0]["history"];
+    assert!(history["summary"].as_str().is_some_and(|name| name.ends_with(".summary")), "{history}");
+
+    for statement in [
+        "update pgbench_accounts set abalance = abalance where aid % 5000 = 0",
+        "insert into grows select n, md5(n::text) from generate_series(1, 3000) n",
+        "delete from shrinks where n > 20000",
+        "vacuum shrinks",
+        "drop table dropped",
+        "truncate truncated",
+        "create table empty (n int)",
+        "create table later as select n from generate_series(1, 5000) n",
+        "create index on later (n)",
+        "vacuum full rewritten",
+        "alter table kept set tablespace pg_default",
+        "create database copied template filled strategy file_copy",
+        "checkpoint",
+    ] {
+        here(statement);
+    }
+    in_place(&format!("cp {file} /data/aside; printf planted | dd of={file} bs=1 seek=44000 conv=notrunc status=none"));
+    let second = take(&house, &source, &[]);
+    in_place(&format!("dd if=/data/aside of={file} conv=notrunc status=none; rm /data/aside"));
+    assert_eq!(second.parent.as_ref(), Some(&first.set));
+    let told = incremental(&house, &source, &second.set);
+    assert_eq!(told["summaries_unused"], Value::Null);
+    let (unread, all) =
+        (told["unread_bytes"].as_u64().expect("a number"), told["tar_bytes"].as_u64().expect("a number"));
+    assert!(unread > 90 << 20 && unread < all, "{unread} of {all}");
+    // What was planted was not read: the copy has the page as it was.
+    let out = house.path("still").to_string_lossy().into_owned();
+    house.pglife(&["backups", "export", &source, "--backup", &second.set, "--path", &file, "--to", &out]).ok();
+    let copied = fs::read(house.path("still").join(file.trim_start_matches('/'))).expect("fetched");
+    assert!(copied.len() > 44_000 && !copied.windows(7).any(|bytes| bytes == b"planted"));
+    house.pglife(&["backups", "show", &source, "--backup", &second.set]).ok().says(&["not read"]);
+
+    for statement in [
+        "insert into shrinks select n, md5(n::text) from generate_series(1, 30000) n",
+        "delete from grows where n % 7 = 0",
+        "drop database copied",
+        "create database copied template filled strategy file_copy",
+    ] {
+        here(statement);
+    }
+    sql(&container, "copied", "delete from t where n % 3 = 0");
+    let_work(&container);
+    let third = take(&house, &source, &[]);
+    is_left_alone(&container);
+    let_rest(&container);
+    let told = incremental(&house, &source, &third.set);
+    assert_eq!(told["summaries_unused"], Value::Null);
+    assert!(told["unread_bytes"].as_u64() > Some(10 << 20), "{told}");
+    // Without the summaries it goes as ever, and says so; so it does after a restart.
+    in_place("rm /data/17/pg_wal/summaries/*");
+    let fourth = take(&house, &source, &[]);
+    docker(&["restart", &container]);
+    crate::house::wait_for_server(&container);
+    let fifth = take(&house, &source, &[]);
+    for (set, why) in [(&fourth.set, "not there"), (&fifth.set, "started after")] {
+        let told = incremental(&house, &source, set);
+        assert!(told["summaries_unused"].as_str().is_some_and(|reason| reason.contains(why)), "{told}");
+        house.pglife(&["backups", "show", &source, "--backup", set]).ok().says(&[why]);
+    }
+
+    for (number, set) in [("3", &third.set), ("5", &fifth.set)] {
+        let copy = house.name(&format!("copy{number}"));
+        house.pglife(&["restore", &source, "--backup", set, "--into", &copy]).ok();
+        let restored = format!("{copy}-db");
+        assert_eq!(sql(&restored, "postgres", SUMS_AGREE), "t", "{set}");
+        for (database, table) in [
+            ("postgres", "still"),
+            ("postgres", "grows"),
+            ("postgres", "shrinks"),
+            ("postgres", "later"),
+            ("postgres", "kept"),
+            ("postgres", "rewritten"),
+            ("filled", "t"),
+            ("copied", "t"),
+        ] {
+            let (found, expected) = (content(&restored, database, table), content(&container, database, table));
+            assert_eq!(found, expected, "{database}.{table} of {set}");
+        }
+        sql(&restored, "postgres", "create extension if not exists amcheck");
+        let whole = "select count(bt_index_check(c.oid, true)) > 0 from pg_class c join pg_am a on a.oid = c.relam where a.amname = 'btree' \
+            and c.relkind = 'i' and c.relpersistence = 'p'";
+        assert_eq!(sql(&restored, "postgres", whole), "t");
+    }
+    // What is not read counts in PostgreSQL's own manifest: its own tool accepts the copy.
+    let out = house.path("third");
+    house.pglife(&["backups", "export", &source, "--backup", &third.set, "--to", &out.to_string_lossy()]).ok();
+    is_accepted(&house, &out.join("volume.tar.zst"), "17");
 }
