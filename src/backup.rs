@@ -31,6 +31,7 @@ use crate::backup_set::{
 use crate::cluster::{DatabaseName, RepoName};
 use crate::control::{
     ControlPlane, OperationError, Progress, Run, Tick, ask_server, close_worker, entropy, failed, start_worker,
+    worker_threads,
 };
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
@@ -278,7 +279,7 @@ fn plan(
     what: &str,
 ) -> Result<DumpPlan, OperationError> {
     let set = SetId::new(Timestamp::now(), Kind::Dump, entropy());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = worker_threads();
     let recipients = control.configuration.settings.encryption.as_ref().map(|encryption| encryption.recipients.clone());
     plan_dump(policy, server, set, threads, recipients).map_err(|error| {
         OperationError::new(Exit::Usage, format!("{what}: {error}"))

@@ -38,7 +38,7 @@ use crate::storage::{self, Location};
 pub use cleanup::sweep;
 pub use lock::LockHeld;
 pub use repositories::{Found, Held, Holdings, Repositories, or_elsewhere};
-pub use workers::{Reach, ask_server, close_worker, start_worker};
+pub use workers::{Reach, ask_server, close_worker, start_worker, worker_threads};
 
 /// Why an operation did not do what was asked, for the one who has to act on it.
 #[derive(Debug, thiserror::Error)]

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backup::documents::Documents;
 use crate::backup_set::{Commit, Digest, Kind, Manifest, Measured, StoredObject, VolumeCopy};
-use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, close_worker, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, close_worker, failed, worker_threads};
 use crate::encryption::Keys;
 use crate::exit::Exit;
 use crate::pipeline::PipelineError;
 use crate::pipeline::seal::unseal_bytes;
-use crate::restore::{PlanError, Source, Wanted, plan_volume_restore, worker_threads};
+use crate::restore::{PlanError, Source, Wanted, plan_volume_restore};
 use crate::state::HeldLock;
 use crate::storage::{FolderLocation, Key, Location, Repository, StorageError, Store};
 use crate::worker::fetch::{FetchJob, PathInCopy};

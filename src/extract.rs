@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::backup::{Aside, dump_aside};
 use crate::backup_set::{Kind, Manifest, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor};
-use crate::control::{ControlPlane, OperationError, Progress, Reach, Run, Tick, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Reach, Run, Tick, failed, worker_threads};
 use crate::docker::worker::WorkerMount;
 use crate::exit::Exit;
 use crate::policy::Policy;
@@ -113,7 +113,7 @@ async fn prepare_extraction(
     }
     let excerpt = restore::excerpt(manifest, database).map_err(refused(&what))?;
     let mut volumes =
-        plan_volume_restore(manifest, major, &Wanted::Everything, restore::worker_threads()).map_err(refused(&what))?;
+        plan_volume_restore(manifest, major, &Wanted::Everything, worker_threads()).map_err(refused(&what))?;
     volumes.take(excerpt.clone(), manifest);
 
     let target = Target::prepare(control, source, request, &chosen).await?;
@@ -215,7 +215,7 @@ async fn in_run(
     let Extraction { chosen, wanted, server, target, .. } = extraction;
     provision::give_up(run, &server.cluster).await;
 
-    let plan = plan_restore(&manifest, target.policy.major, &wanted, restore::worker_threads());
+    let plan = plan_restore(&manifest, target.policy.major, &wanted, worker_threads());
     let plan = Plan::Dump(Box::new(plan.map_err(refused(&what))?));
     let own = Reach { place, mount: Some(WorkerMount { writable: false, ..mount }) };
     let source = Source { own, ancestors: vec![] };

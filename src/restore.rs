@@ -218,11 +218,6 @@ impl Target {
     }
 }
 
-/// How many threads a worker gets.
-pub fn worker_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 /// The policy of the new cluster: the one there is, or one made from the source's. It names the image of the set if that is one of
 /// pglife's.
 fn policy_for(

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::backup_set::{Commit, Content, Object, Parents, SetId, StoredObject};
 use crate::cluster::RepoName;
-use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Tick, catalogue, failed, worker_threads};
 use crate::encryption::{Keys, Recipient};
 use crate::exit::Exit;
 use crate::pipeline::frames::SeekTable;
@@ -108,7 +108,7 @@ pub async fn verify(
         let why = found.map_or_else(|error| error.to_string(), |_| "it is not what was written".to_owned());
         return Ok(Verified::unreadable(commit, "COMMIT".to_owned(), why));
     }
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = worker_threads();
     let job = match objects_of(control, repository, commit, identity) {
         Ok(Look { objects, stored, keys }) => {
             let folder = Key::new(commit.location().folder()).expect("names make a key");

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{check_complete, describe, plan_dump, work};
 use crate::backup_set::{Kind, Manifest, SetId};
 use crate::cluster::{DatabaseName, RepoName};
-use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, entropy, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, entropy, failed, worker_threads};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
@@ -51,7 +51,7 @@ pub(crate) async fn dump_aside(
     )
     .await?;
     let set = SetId::new(Timestamp::now(), Kind::Dump, entropy());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = worker_threads();
     // What it lies in is removed with the run, and holds no more than the server beside it.
     let mut planned = match plan_dump(policy, server, set, threads, None) {
         Ok(planned) => planned,

@@ -21,7 +21,9 @@ use crate::backup_set::{
     SetId, SetLocation, block_index,
 };
 use crate::cluster::{ClusterName, Lineage, PgMajor, RepoName};
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, entropy, failed, start_worker};
+use crate::control::{
+    ControlPlane, OperationError, Progress, Run, Tick, close_worker, entropy, failed, start_worker, worker_threads,
+};
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine};
 use crate::encryption::{Keys, Recipients};
@@ -314,7 +316,7 @@ fn plan(
     what: &str,
 ) -> Result<VolumePlan, OperationError> {
     let set = SetId::new(Timestamp::now(), Kind::Volume, entropy());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = worker_threads();
     let recipients = control.configuration.settings.encryption.as_ref().map(|encryption| encryption.recipients.clone());
     plan_volume(policy, container, server, set, threads, recipients).map_err(|error| refused(&error, policy, what))
 }

@@ -2,13 +2,14 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlPlane, OperationError, failed};
+use super::{ControlPlane, OperationError, Run, failed};
 use crate::backup_set::{ServerProfile, SetLocation};
-use crate::cluster::{HostName, RepoName};
+use crate::cluster::{HostName, PgMajor, RepoName};
 use crate::docker::Engine;
-use crate::docker::worker::{RunningWorker, WorkerMount, WorkerPlan, launch};
+use crate::docker::worker::{RunningWorker, WorkerMount, WorkerNetwork, WorkerPlan, launch};
 use crate::exit::Exit;
 use crate::postgres::Login;
+use crate::postgres::control_data::ControlData;
 use crate::storage::{FolderLocation, Key, Repository};
 use crate::worker::session::{Session, SessionError};
 use crate::worker::{Event, Request};
@@ -40,6 +41,11 @@ impl Reach {
         let folder = Key::new(location.folder()).expect("names make a key");
         Self { place: repository.folder_location(folder), mount: None }
     }
+}
+
+/// How many threads a worker gets.
+pub fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Starts a worker container and greets it.
@@ -75,6 +81,34 @@ pub async fn ask_server(
             close_worker(session).await;
             Err(result.err().unwrap_or(SessionError::Protocol { what: "it did not say what the server is".to_owned() }))
         }
+    }
+}
+
+impl Run<'_> {
+    /// What the control file says that lies in `data`, a volume or a folder of the host; a worker from the image reads it.
+    pub async fn control_file(
+        &self,
+        engine: &Engine,
+        image_id: &str,
+        data: &str,
+        major: PgMajor,
+        what: &str,
+    ) -> Result<ControlData, OperationError> {
+        let worker = WorkerPlan {
+            run: self.id.clone(),
+            cluster: self.cluster.clone(),
+            image_id: image_id.to_owned(),
+            mounts: vec![WorkerMount { source: data.to_owned(), destination: "/data".to_owned(), writable: false }],
+            network: WorkerNetwork::Nothing,
+            serves: false,
+        };
+        let session = start_worker(engine, &worker).await.map_err(failed(what))?;
+        let request = Request::ReadControlFile { major, pgdata: format!("/data/{major}") };
+        let control_file = |event| match event {
+            Event::ControlFile(control) => Some(control),
+            _ => None,
+        };
+        self.control.ask(session, &request, what, control_file).await
     }
 }
 

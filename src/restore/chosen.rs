@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use super::Plan;
 use super::plan::{PlanError, Wanted, plan_restore};
 use super::volume::plan_volume_restore;
-use super::{Plan, worker_threads};
 use crate::backup_set::{Ancestor, Commit, Kind, Manifest, Selector, SetLocation};
 use crate::cluster::{PgMajor, RepoName};
-use crate::control::{ControlPlane, Found, OperationError, Reach, failed, or_elsewhere};
+use crate::control::{ControlPlane, Found, OperationError, Reach, failed, or_elsewhere, worker_threads};
 use crate::docker::worker::WorkerMount;
 use crate::encryption::Keys;
 use crate::policy::Policy;

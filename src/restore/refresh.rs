@@ -11,13 +11,13 @@
 use std::path::PathBuf;
 
 use super::volume::{VolumeRestorePlan, VolumeScene, into_volumes, plan_volume_restore, serve, unpacker};
-use super::{Chosen, Wanted, worker_threads};
+use super::{Chosen, Wanted};
 use crate::backup_set::{Kind, Object, Selector};
 use crate::cluster::{ClusterName, RepoName};
 use crate::control::{
-    ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere, start_worker,
+    ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, or_elsewhere, worker_threads,
 };
-use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{Layout, Managed, Policy};
@@ -109,7 +109,7 @@ pub async fn prepare_refresh(
 
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Look, into, &engine).await?;
-    let looked = look(control, &run, &engine, (policy, layout), &plan, &what).await;
+    let looked = look(&run, &engine, (policy, layout), &plan, &what).await;
     let looked = looked.map_err(|error| if error.next.is_none() { error.next(&anew) } else { error });
     let (container, image, volumes) =
         run.end(looked, |_| (Exit::Ok, format!("plan of a refresh from {}", plan.set), None)).await?;
@@ -120,7 +120,6 @@ pub async fn prepare_refresh(
 
 /// The containers of the cluster, which must hold a copy of the server that the set is of.
 async fn look(
-    control: &ControlPlane,
     run: &Run<'_>,
     engine: &Engine,
     (policy, layout): (&Policy, &Managed),
@@ -150,7 +149,9 @@ async fn look(
         let (source, destination) = (mounted.source.clone(), volume.clone());
         volumes.push(WorkerMount { source, destination, writable: true });
     }
-    let found = system_identifier(control, run, engine, policy, &image, &volumes, what).await?;
+    let of_data = volumes.iter().find(|mount| mount.destination == "/data");
+    let of_data = of_data.ok_or_else(|| refused(format!("{what}: {} has no volume /data", plan.set)))?;
+    let found = run.control_file(engine, &image.id, &of_data.source, policy.major, what).await?.system_identifier;
     if found == plan.system_identifier {
         return Ok((container, image, volumes));
     }
@@ -159,34 +160,6 @@ async fn look(
         plan.source, plan.system_identifier
     ))
     .next(format!("restore into another name; or, only if it is no longer needed, remove it first: pglife cluster remove {} --volumes --yes", policy.name)))
-}
-
-/// Which server's data are there, whether it runs or not.
-async fn system_identifier(
-    control: &ControlPlane,
-    run: &Run<'_>,
-    engine: &Engine,
-    policy: &Policy,
-    image: &Image,
-    volumes: &[WorkerMount],
-    what: &str,
-) -> Result<u64, OperationError> {
-    let data = volumes.iter().filter(|mount| mount.destination == "/data");
-    let worker = WorkerPlan {
-        run: run.id.clone(),
-        cluster: policy.name.clone(),
-        image_id: image.id.clone(),
-        mounts: data.map(|mount| WorkerMount { writable: false, ..mount.clone() }).collect(),
-        network: WorkerNetwork::Nothing,
-        serves: false,
-    };
-    let session = start_worker(engine, &worker).await.map_err(failed(what))?;
-    let request = Request::ReadControlFile { major: policy.major, pgdata: format!("/data/{}", policy.major) };
-    let found = control.ask(session, &request, what, |event| match event {
-        Event::ControlFile(control) => Some(control.system_identifier),
-        _ => None,
-    });
-    found.await
 }
 
 /// Does what was prepared.

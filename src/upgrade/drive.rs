@@ -11,19 +11,18 @@ use super::plan::{Method, OldServer, Trial, UpgradePlan};
 use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
 use crate::dependents::act::Dependents;
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::twin::Blueprint;
-use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
+use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, DockerError, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{DatabaseSelection, Policy};
 use crate::postgres::control_data::ControlData;
 use crate::provision;
 use crate::worker::session::Session;
-use crate::worker::{Event, Request};
 
 /// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(600);
@@ -405,26 +404,8 @@ impl<'a> Scene<'a> {
 
     /// What the control file in the new volume says; its server must not run.
     pub(super) async fn control_file(&self) -> Result<ControlData, OperationError> {
-        let plan = self.plan;
-        let worker = WorkerPlan {
-            run: self.run.id.clone(),
-            cluster: plan.cluster.clone(),
-            image_id: plan.new_image.id.clone(),
-            mounts: vec![WorkerMount {
-                source: plan.new_volume.to_string(),
-                destination: "/data".to_owned(),
-                writable: false,
-            }],
-            network: WorkerNetwork::Nothing,
-            serves: false,
-        };
-        let session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
-        let request = Request::ReadControlFile { major: plan.to, pgdata: format!("/data/{}", plan.to) };
-        let control_file = |event| match event {
-            Event::ControlFile(control) => Some(control),
-            _ => None,
-        };
-        self.control.ask(session, &request, &self.what, control_file).await
+        let UpgradePlan { new_image, new_volume, to, .. } = self.plan;
+        self.run.control_file(self.engine, &new_image.id, new_volume.as_str(), *to, &self.what).await
     }
 
     /// Has nobody served by the new server any more: stops it in its place, and removes what works beside it.

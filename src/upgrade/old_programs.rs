@@ -4,7 +4,7 @@ use super::drive::Scene;
 use super::plan::UpgradePlan;
 use crate::backup_set::ServerProfile;
 use crate::cluster::VolumeName;
-use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
+use crate::control::{ControlPlane, OperationError, Run, failed, start_worker, worker_threads};
 use crate::docker::Engine;
 use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::policy::Policy;
@@ -70,7 +70,7 @@ pub(super) fn pair(
         preloaded: preloaded.map(|(_, value)| value.clone()).unwrap_or_default(),
         old_data,
         scratch: format!("{OLD_PROGRAMS}/work"),
-        jobs: restore::worker_threads(),
+        jobs: worker_threads(),
     }
 }
 

@@ -91,6 +91,14 @@ fn back_up(house: &House, cluster: &str) -> String {
     taken["set"].as_str().expect("an id").to_owned()
 }
 
+/// No page of a server that is stopped is damaged: its container is `stopped`, and its data directory `/data/17`.
+fn pages_are_sound(stopped: &str) {
+    let checks = "/usr/lib/postgresql/17/bin/pg_checksums --check -D /data/17";
+    let volumes = ["run", "--rm", "--network", "none", "--volumes-from", stopped];
+    let command = ["-u", "postgres", "--entrypoint", "sh", "pglife/postgres:17", "-c", checks];
+    docker(&[&volumes[..], &command].concat());
+}
+
 /// Nothing of a backup is left in the server.
 #[track_caller]
 pub(crate) fn is_left_alone(container: &str) {

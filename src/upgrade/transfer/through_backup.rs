@@ -8,7 +8,7 @@ use super::Place;
 use crate::backup;
 use crate::backup_set::{Selector, SetId};
 use crate::cluster::DatabaseName;
-use crate::control::OperationError;
+use crate::control::{OperationError, worker_threads};
 use crate::docker::Container;
 use crate::exit::Exit;
 use crate::policy::Policy;
@@ -100,7 +100,7 @@ fn taken(
         let list = missing.join(", ");
         return Err(OperationError::new(Exit::Failed, format!("{what}: not in the last backup: {list}")));
     }
-    let plan = plan_restore(manifest, scene.plan.to, &Wanted::Everything, restore::worker_threads())
+    let plan = plan_restore(manifest, scene.plan.to, &Wanted::Everything, worker_threads())
         .map_err(|error| OperationError::new(error.exit(), format!("{what}: {error}")))?;
     Ok((chosen, plan))
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{SUMS_AGREE, is_accepted, is_left_alone, let_rest, let_work, working};
+use super::{SUMS_AGREE, is_accepted, is_left_alone, let_rest, let_work, pages_are_sound, working};
 use crate::house::{House, docker, files_below, sql};
 use crate::s3::Server;
 
@@ -48,7 +48,7 @@ fn mark(container: &str, mark: &str) {
     );
 }
 
-fn marks(container: &str) -> String {
+pub(super) fn marks(container: &str) -> String {
     sql(container, "postgres", "select string_agg(n, ' ' order by n) from mark")
 }
 
@@ -106,23 +106,7 @@ fn every_copy_of_a_chain_is_whole() {
         let later = sql(&restored, "postgres", "select to_regclass('later') is not null");
         assert_eq!(later, if number == "2" { "t" } else { "f" });
         docker(&["stop", &restored]);
-        let image = "pglife/postgres:17";
-        let checks = "/usr/lib/postgresql/17/bin/pg_checksums --check -D /data/17";
-        docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--volumes-from",
-            &restored,
-            "-u",
-            "postgres",
-            "--entrypoint",
-            "sh",
-            image,
-            "-c",
-            checks,
-        ]);
+        pages_are_sound(&restored);
     }
     let folder = house.set_folder(&source, &third.set);
     let text = fs::read_to_string(folder.join("RECOVER.md")).expect("instructions");

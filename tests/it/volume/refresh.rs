@@ -5,12 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{SUMS_AGREE, back_up, working};
+use super::incremental::marks;
+use super::{SUMS_AGREE, back_up, pages_are_sound, working};
 use crate::house::{House, docker, run, sql, try_docker, wait_for, wait_for_server};
-
-fn marks(container: &str) -> String {
-    sql(container, "postgres", "select string_agg(n, ' ' order by n) from mark")
-}
 
 /// Where in the object of a full copy the frame lies that holds the middle of the file called `path`.
 fn frame_of(folder: &Path, path: &str) -> u64 {
@@ -156,20 +153,5 @@ fn a_copy_is_refreshed_with_what_differs() {
     refreshed(&third);
     assert_eq!((marks(&restored).as_str(), sql(&restored, "postgres", SUMS_AGREE).as_str()), ("1 2 3", "t"));
     docker(&["stop", &restored]);
-    let checks = "/usr/lib/postgresql/17/bin/pg_checksums --check -D /data/17";
-    docker(&[
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--volumes-from",
-        &restored,
-        "-u",
-        "postgres",
-        "--entrypoint",
-        "sh",
-        "pglife/postgres:17",
-        "-c",
-        checks,
-    ]);
+    pages_are_sound(&restored);
 }
