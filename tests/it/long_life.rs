@@ -16,7 +16,7 @@ const HOLLOW: usize = 340;
 /// So many runs are a life, and a tenth of them its youth.
 const LIFE: usize = 3000;
 /// Every minute has a slot of about a thousand schedules. It takes about two minutes; a slow machine may take longer.
-const LONGEST: Duration = Duration::from_secs(400);
+const LONGEST: Duration = Duration::from_secs(900);
 
 /// What may have grown from the youth to the end. The daemon holds the newest 200 runs of each cluster, of which there are hardly
 /// ten in such a life; that is 10 to 14 MiB here.

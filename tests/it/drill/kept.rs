@@ -67,13 +67,12 @@ fn a_server_is_kept_used_and_removed() {
         let item = tables.iter_mut().find(|table| table["name"] == "item").expect("the table");
         item["content"]["rows"]["count"] = 1001.into();
     });
-    let (answer, said) = drill(&house, &[&cluster, "--backup", &set, "--keep-on-failure=20s"], 20);
+    let (answer, said) = drill(&house, &[&cluster, "--backup", &set, "--keep-on-failure=30s"], 20);
     assert_eq!(answer["result"], "bad", "{said}");
-    assert!(seconds_left(&answer["kept"]) <= 20);
+    assert!(seconds_left(&answer["kept"]) <= 30);
     assert_eq!(sql(&server, "orders", "select count(*) from item"), "1000");
-    // Until its time is up: then the next command removes it, with all that belongs to it.
+    // Until its time is up: then the next command on its engine, whoever gives it, removes it with all that belongs to it.
     wait_for("the end of its time", || seconds_left(&answer["kept"]) < 0);
-    assert!(!of_drills(&house).is_empty());
     house.backup(&cluster);
     assert_eq!(of_drills(&house), Vec::<String>::new());
 }

@@ -132,16 +132,14 @@ fn pg_upgrade_leaves_a_volume_alone_that_another_container_uses() {
     wait_for_server(&container);
     let (content, world) = (seen(&container), things(&cluster));
 
-    let to_17 = ["upgrade", &cluster, "--to", "17", "--method", "pg_upgrade", "--yes"];
-    let mut command = house.command(&to_17);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    wait_for_step(&house, &cluster, "facts");
-    // It waits for the server that nobody knows, and has the lock when that is stopped.
+    // Somebody who came by a way that no engine shows: waits for the server's lock, and has it when that is stopped.
     let holder = format!("{cluster}-holder");
-    let volume = format!("pglife-{cluster}-data:/data");
-    let flock = ["--entrypoint=flock", "pglife/postgres:15", "/data/run/lock", "sleep", "600"];
-    docker(&[&["run", "-d", "--name", &holder, "-v", &volume], &flock[..]].concat());
-    let ended = ended(child).exits(23);
+    let folder = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &format!("pglife-{cluster}-data")]);
+    let bind = format!("{}:/held", folder.trim());
+    let flock = ["--entrypoint=flock", "pglife/postgres:15", "/held/run/lock", "sleep", "600"];
+    docker(&[&["run", "-d", "--name", &holder, "-v", &bind], &flock[..]].concat());
+    let to_17 = ["upgrade", &cluster, "--to", "17", "--method", "pg_upgrade", "--yes"];
+    let ended = house.pglife(&to_17).exits(23);
     assert!(ended.stderr.contains("locking the old data volume"), "{}", ended.stderr);
     docker(&["rm", "-f", &holder]);
     house.pglife(&["upgrade", "resume", &cluster]).exits(22);
