@@ -10,7 +10,7 @@ use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
 use crate::policy::UpgradeMethod;
 use crate::upgrade::journal::Phase;
-use crate::upgrade::plan::{Method, OldServer, UpgradePlan};
+use crate::upgrade::plan::{DataContainer, Method, OldServer, UpgradePlan};
 use crate::upgrade::preflight::{Finding, Severity};
 use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
 
@@ -179,7 +179,7 @@ pub(super) fn tell_end(done: &Upgraded, context: &Context) -> Result<Exit, Failu
 
 fn steps(prepared: &Prepared) -> Vec<String> {
     let plan = &prepared.plan;
-    let (container, data) = (&plan.container, &plan.data_container);
+    let container = &plan.container;
     let mut steps = prepared.before.clone();
     if prepared.method == UpgradeMethod::PgUpgrade {
         steps.push(format!("copy the programs of PostgreSQL {} out of {}", plan.from, plan.old_image.name));
@@ -200,11 +200,9 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         "count and hash every row of the new server; compare with the old one".to_owned(),
         format!("start it once with every setting, in {}", plan.trial(upgrade::plan::Trial::Proof)),
         "commit: until here a failure goes back, from here on forward".to_owned(),
-        format!(
-            "rename {container} to {}, {data} to {}; both are kept, stopped",
-            plan.kept_container, plan.kept_data_container
-        ),
-        format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
+    ]);
+    steps.extend(swap(plan));
+    steps.extend([
         "write the new major into the policy".to_owned(),
     ]);
     if !plan.dependents.is_empty() {
@@ -212,6 +210,21 @@ fn steps(prepared: &Prepared) -> Vec<String> {
     }
     steps.push("take the first backup".to_owned());
     steps
+}
+
+/// How the containers are swapped: the old ones are set aside, the new ones made.
+pub(super) fn swap(plan: &UpgradePlan) -> [String; 2] {
+    let UpgradePlan { container, kept_container, old_volume, new_image, .. } = plan;
+    match plan.data_container() {
+        Some(DataContainer { name, kept, .. }) => [
+            format!("rename {container} to {kept_container}, {name} to {kept}; both are kept, stopped, with volume {old_volume}"),
+            format!("make {name} and {container} from {}, like the old ones; serve", new_image.name),
+        ],
+        None => [
+            format!("rename {container} to {kept_container}; it is kept, stopped, with volume {old_volume}"),
+            format!("make {container} from {}, like the old one; serve", new_image.name),
+        ],
+    }
 }
 
 /// How the data go over.

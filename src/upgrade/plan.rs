@@ -88,22 +88,17 @@ pub struct UpgradePlan {
     pub new_image: PinnedImage,
     /// The database container's name, before and after.
     pub container: ContainerName,
-    /// The data container's name, before and after.
-    pub data_container: ContainerName,
     /// Id of the old database container.
     pub old_container_id: String,
-    /// Id of the old data container.
-    pub old_data_container_id: String,
     /// What the old database container is called while it is kept.
     pub kept_container: ContainerName,
-    /// What the old data container is called while it is kept.
-    pub kept_data_container: ContainerName,
+    /// How the containers of the cluster are laid out.
+    #[serde(flatten)]
+    pub containers: Containers,
     /// The volume with the old data.
     pub old_volume: String,
     /// The volume for the new data.
     pub new_volume: VolumeName,
-    /// The other volumes, which both servers use, one after the other: source and destination.
-    pub shared: Vec<(String, String)>,
     /// The old database container's restart policy.
     pub restart: RestartPolicy,
     /// The role that initdb makes.
@@ -131,6 +126,87 @@ pub struct UpgradePlan {
     /// How long nobody is served, roughly, in seconds; None where nothing is known that tells.
     #[serde(default)]
     pub expected_downtime: Option<u64>,
+}
+
+/// How the containers of a cluster are laid out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Containers {
+    /// As pglife makes them.
+    Pair(DataContainer),
+    /// As somebody else made it.
+    Single(Single),
+}
+
+/// The data container beside the database container, which has the volumes from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataContainer {
+    /// Its name, before and after.
+    #[serde(rename = "data_container")]
+    pub name: ContainerName,
+    /// Id of the old one.
+    #[serde(rename = "old_data_container_id")]
+    pub old_id: String,
+    /// What the old one is called while it is kept.
+    #[serde(rename = "kept_data_container")]
+    pub kept: ContainerName,
+    /// The other volumes, which both servers use, one after the other: source and destination.
+    pub shared: Vec<(String, String)>,
+}
+
+/// One container, which mounts everything itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Single {
+    /// Where it mounts the volume with the data.
+    pub data_mount: String,
+    /// Its data directory: there, or below; that of the new server, too.
+    pub pgdata: String,
+    /// Settings without which the data may not go into an empty server.
+    pub restore_settings: Vec<(String, String)>,
+}
+
+/// Where database containers that pglife made have the volume with the data.
+const DATA: &str = "/data";
+
+impl UpgradePlan {
+    /// The data container, where the cluster has one.
+    pub fn data_container(&self) -> Option<&DataContainer> {
+        match &self.containers {
+            Containers::Pair(data) => Some(data),
+            Containers::Single(_) => None,
+        }
+    }
+
+    /// The one container, where the cluster is adopted.
+    pub fn single(&self) -> Option<&Single> {
+        match &self.containers {
+            Containers::Pair(_) => None,
+            Containers::Single(single) => Some(single),
+        }
+    }
+
+    /// Where the database containers, old and new, mount the volume with the data.
+    pub fn data_mount(&self) -> &str {
+        self.single().map_or(DATA, |single| &single.data_mount)
+    }
+
+    /// The new data directory, for one who sees the new volume at `root`.
+    pub fn new_data_below(&self, root: &str) -> String {
+        match &self.containers {
+            Containers::Pair(_) => format!("{root}/{}", self.to),
+            Containers::Single(Single { data_mount, pgdata, .. }) => {
+                format!("{root}{}", pgdata.strip_prefix(data_mount.as_str()).unwrap_or_default())
+            }
+        }
+    }
+
+    /// What the containers of the old server are called while they are kept.
+    pub fn kept_containers(&self) -> String {
+        match self.data_container() {
+            Some(data) => format!("{} and {}", self.kept_container, data.kept),
+            None => self.kept_container.to_string(),
+        }
+    }
 }
 
 /// How long nobody is served while files go over, roughly: what `pg_upgrade` took with the schema alone; every row is read twice, and

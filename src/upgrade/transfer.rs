@@ -81,7 +81,7 @@ async fn from_stop_to_commit(
     let (profile, survey) =
         survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
     // What came since the plan; nobody can change it any more.
-    let mut findings = preflight::findings(&profile, &survey, plan.to);
+    let mut findings = preflight::findings(&profile, &survey, plan.to, &plan.containers);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
     findings.extend(preflight::of_method(prepared.method, &profile, &survey, plan.to));
     if old_programs.is_some() && parity(&profile, &survey) != prepared.parity {
@@ -104,7 +104,7 @@ async fn from_stop_to_commit(
     };
 
     let image = scene.new_image().await?;
-    let policy = scene.policy_of(plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let step = scene.step("settle")?;
     let place = Place { policy: &policy, target: &target, image: &image };
     settle(scene, place, prepared.method, &survey, &databases).await?;
@@ -171,11 +171,9 @@ async fn settle(
     let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
-    let in_data = survey.access_files.iter().filter_map(|file| Some((file.strip_prefix("/data/")?, file)));
-    let files = in_data.map(|(inside, file)| {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
-    });
+    let new_data = plan.new_data_below("/data");
+    let files = carried::files(survey, plan).into_iter();
+    let files = files.map(|(inside, name)| (format!("{OLD_DATA}/{inside}"), format!("{new_data}/{name}")));
     let mut statements = carried::system_settings(survey);
     if method == UpgradeMethod::PgUpgrade {
         statements.extend(carried::settings_of_every_role(survey));
