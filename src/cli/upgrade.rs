@@ -202,9 +202,7 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         "commit: until here a failure goes back, from here on forward".to_owned(),
     ]);
     steps.extend(swap(plan));
-    steps.extend([
-        "write the new major into the policy".to_owned(),
-    ]);
+    steps.extend(["write the new major into the policy".to_owned()]);
     if !plan.dependents.is_empty() {
         steps.push("bring back what depends on it, each when the one before it is healthy".to_owned());
     }
@@ -217,7 +215,9 @@ pub(super) fn swap(plan: &UpgradePlan) -> [String; 2] {
     let UpgradePlan { container, kept_container, old_volume, new_image, .. } = plan;
     match plan.data_container() {
         Some(DataContainer { name, kept, .. }) => [
-            format!("rename {container} to {kept_container}, {name} to {kept}; both are kept, stopped, with volume {old_volume}"),
+            format!(
+                "rename {container} to {kept_container}, {name} to {kept}; both are kept, stopped, with volume {old_volume}"
+            ),
             format!("make {name} and {container} from {}, like the old ones; serve", new_image.name),
         ],
         None => [

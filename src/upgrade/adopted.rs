@@ -97,7 +97,10 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
             "make it anew without --rm, on the same volume",
         );
     }
-    if let Some(label) = ["com.docker.swarm.service.name", "io.kubernetes.pod.name"].iter().find(|label| old.labels.contains_key(**label)) {
+    if let Some(label) = ["com.docker.swarm.service.name", "io.kubernetes.pod.name"]
+        .iter()
+        .find(|label| old.labels.contains_key(**label))
+    {
         blocks(
             format!("the container belongs to something that would start another one in its place ({label})"),
             "restore a backup of it into a new cluster: pglife restore … --into NAME",
@@ -242,7 +245,8 @@ pub(super) fn empty(
 
 /// The access rules of that server, and the folder where it looks for them.
 pub(super) fn rules() -> (&'static str, SmallFile) {
-    let content = b"# Workers of pglife, while the data go in.\nlocal all all trust\nhost all all 127.0.0.1/32 trust\n".to_vec();
+    let content =
+        b"# Workers of pglife, while the data go in.\nlocal all all trust\nhost all all 127.0.0.1/32 trust\n".to_vec();
     (RULES.0, SmallFile { name: RULES.1.to_owned(), content, mode: 0o644 })
 }
 

@@ -124,7 +124,10 @@ pub async fn prepare(
     check_journal(control, policy, &what)?;
     let usual = format!("pglife/postgres:{}", request.to);
     let of_our_image = matches!(policy.layout, Layout::Managed(_));
-    if of_our_image && (request.rehearse || policy.upgrade.rehearse) && request.image.as_ref().is_some_and(|image| *image != usual) {
+    if of_our_image
+        && (request.rehearse || policy.upgrade.rehearse)
+        && request.image.as_ref().is_some_and(|image| *image != usual)
+    {
         return Err(OperationError::new(Exit::Usage, format!("{what}: a rehearsal uses {usual}, not another --image"))
             .safe("nothing was touched")
             .next(format!("give that image the name {usual} (docker tag), or upgrade without a rehearsal")));
@@ -163,7 +166,8 @@ async fn look(
     let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
     let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
     let method = request.method.unwrap_or(policy.upgrade.method);
-    let suffix = |name: &str| -> ContainerName { format!("{name}-pg{}", profile.major).parse().expect("a suffix fits") };
+    let suffix =
+        |name: &str| -> ContainerName { format!("{name}-pg{}", profile.major).parse().expect("a suffix fits") };
     let (containers, mut findings) = match &policy.layout {
         Layout::Managed(layout) => {
             let data = engine.require_container(&layout.data_container).await.map_err(failed(what))?;
@@ -267,7 +271,10 @@ async fn new_image(
     let of_the_same_name = || adopted::successor(&container.image, policy.major, to);
     let Some(reference) = request.image.clone().or_else(of_the_same_name) else {
         return refused(
-            format!("the image {} of container \"{}\" does not tell by its name which one has PostgreSQL {to}", container.image, container.name),
+            format!(
+                "the image {} of container \"{}\" does not tell by its name which one has PostgreSQL {to}",
+                container.image, container.name
+            ),
             "name that one, with the same layout and everything that the old one has: --image NAME",
         );
     };
@@ -277,7 +284,9 @@ async fn new_image(
     })?;
     match adopted::unfit(&image) {
         Some(why) => refused(
-            format!("the container of an adopted cluster is made anew from an image of its own layout, and {reference} {why}"),
+            format!(
+                "the container of an adopted cluster is made anew from an image of its own layout, and {reference} {why}"
+            ),
             "name one that is made from the official image of PostgreSQL: --image NAME; or restore a backup into a new cluster: \
              pglife restore … --into NAME",
         ),

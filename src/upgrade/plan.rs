@@ -278,6 +278,47 @@ impl UpgradePlan {
     }
 }
 
+/// Of a cluster of pglife's own.
+#[cfg(test)]
+pub(super) fn example() -> UpgradePlan {
+    let major = PgMajor::since_10;
+    let image = |name: &str| PinnedImage { name: name.to_owned(), id: "sha256:1".to_owned() };
+    let container = |name: &str| ContainerName::new(name).expect("a name");
+    UpgradePlan {
+        version: PLAN_VERSION,
+        cluster: ClusterName::new("shop").expect("a name"),
+        host: HostName::new("local").expect("a name"),
+        method: Method::Upgrade(UpgradeMethod::Dump),
+        old_server: OldServer::Serves,
+        from: major(17),
+        to: major(18),
+        old_image: image("pglife/postgres:17"),
+        new_image: image("pglife/postgres:18"),
+        container: container("shop-db"),
+        old_container_id: "2".to_owned(),
+        kept_container: container("shop-db-pg17"),
+        containers: Containers::Pair(DataContainer {
+            name: container("shop-data"),
+            old_id: "1".to_owned(),
+            kept: container("shop-data-pg17"),
+            shared: vec![("pglife-shop-config".to_owned(), "/config".to_owned())],
+        }),
+        old_volume: "pglife-shop-data".to_owned(),
+        new_volume: VolumeName::new("pglife-shop-data-pg18").expect("a name"),
+        restart: RestartPolicy::default(),
+        bootstrap_role: RoleName::new("postgres").expect("a name"),
+        system_identifier: 7,
+        wal_segment_bytes: 16 << 20,
+        databases: vec![],
+        bytes: 0,
+        policy_image: None,
+        sorting: vec![],
+        dependents: vec![],
+        needed_bytes: 0,
+        expected_downtime: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,6 +333,29 @@ mod tests {
             assert_eq!(serde_json::from_str::<Method>(&text).expect("JSON"), method, "{text}");
         }
         assert!(Method::try_from("restore of ".to_owned()).is_err());
+    }
+
+    /// The journal may hold a plan of an earlier pglife, which knew no other layout.
+    #[test]
+    fn a_plan_is_read_as_it_was_always_written() {
+        let plan = example();
+        let value = serde_json::to_value(&plan).expect("JSON");
+        for (key, text) in
+            [("data_container", "shop-data"), ("old_data_container_id", "1"), ("kept_data_container", "shop-data-pg17")]
+        {
+            assert_eq!(value[key], text);
+        }
+        assert_eq!(value["shared"][0][1], "/config");
+        assert_eq!(serde_json::from_value::<UpgradePlan>(value).expect("a plan"), plan);
+        let single = Single {
+            data_mount: "/var/lib/postgresql".to_owned(),
+            pgdata: "/var/lib/postgresql/18/docker".to_owned(),
+            restore_settings: vec![],
+        };
+        let plan = UpgradePlan { containers: Containers::Single(single), ..plan };
+        let text = serde_json::to_string(&plan).expect("JSON");
+        assert_eq!(serde_json::from_str::<UpgradePlan>(&text).expect("a plan"), plan);
+        assert_eq!(plan.new_data_below("/data"), "/data/18/docker");
     }
 
     #[test]

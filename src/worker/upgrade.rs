@@ -12,7 +12,7 @@ use crate::postgres::installation::Installation;
 use crate::postgres::tools::Toolbox;
 use crate::postgres::{self, Login, PostgresError, inspect, survey};
 
-use super::files::replace;
+use super::files::{make_folder_of, replace};
 use super::process::{Line, connect_somewhere};
 use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
 
@@ -104,7 +104,10 @@ pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<St
 pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, Failure> {
     for (from, to) in &job.files {
         std::fs::read(from)
-            .and_then(|bytes| replace(Path::new(to), &bytes))
+            .and_then(|bytes| {
+                make_folder_of(Path::new(to))?;
+                replace(Path::new(to), &bytes)
+            })
             .map_err(|error| Failure::from_error(Trouble::Other, &format!("copying {from} to {to}"), &error))?;
     }
     let client = connect_somewhere(&job.login).await?;
