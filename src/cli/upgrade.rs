@@ -231,11 +231,12 @@ pub(super) fn swap(plan: &UpgradePlan) -> [String; 2] {
 fn transfer_steps(plan: &UpgradePlan, method: UpgradeMethod) -> Vec<String> {
     let (volume, needed) = (&plan.new_volume, human::bytes(plan.needed_bytes));
     let target = plan.trial(upgrade::plan::Trial::Target);
+    let settings = if plan.single().is_some() { ", postgresql.conf and what it names" } else { "" };
     match method {
         UpgradeMethod::Dump => vec![
             format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
             format!("make volume {volume} ({needed}); start PostgreSQL {} on it in {target}", plan.to),
-            "restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; ANALYZE".to_owned(),
+            format!("restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf{settings}; ANALYZE"),
         ],
         UpgradeMethod::PgUpgrade => {
             let sorting = if plan.sorting.is_empty() {

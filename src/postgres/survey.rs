@@ -107,8 +107,12 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
         .map_err(|error| failed("its files", &error))?;
     let settings = client
         .query(
-            "select sourcefile, name, coalesce(setting, ''), error from pg_catalog.pg_file_settings \
-             where sourcefile is not null and name is not null order by seqno",
+            // What the command line says wins: the line of the file is no mistake for that.
+            "select f.sourcefile, f.name, coalesce(f.setting, ''), \
+             case when f.error = 'setting could not be applied' and s.context = 'postmaster' and s.source = 'command line' \
+             then null else f.error end \
+             from pg_catalog.pg_file_settings f left join pg_catalog.pg_settings s on lower(s.name) = lower(f.name) \
+             where f.sourcefile is not null and f.name is not null order by f.seqno",
             &[],
         )
         .await

@@ -25,12 +25,14 @@ pub(super) fn settings_of_every_role(survey: &Survey) -> Vec<String> {
 pub(super) fn files(survey: &Survey, plan: &UpgradePlan) -> Vec<(String, String)> {
     let root = plan.data_mount();
     let mut files: Vec<&str> = survey.access_files.iter().map(String::as_str).collect();
-    let tls = tls_files(survey);
+    let (tls, rules) = (tls_files(survey), format!("{}/pg_hba.conf", survey.data_directory));
     if plan.single().is_some() {
         // ALTER SYSTEM is carried by statements.
         let settings = survey.settings.iter().map(|setting| setting.file.as_str());
         files.extend(settings.filter(|file| !file.ends_with("/postgresql.auto.conf")));
         files.extend(tls.iter().map(String::as_str));
+        // Even where others are in force: those of the new data directory let everybody in.
+        files.push(&rules);
     }
     files.sort_unstable();
     files.dedup();

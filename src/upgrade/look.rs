@@ -280,7 +280,7 @@ async fn new_image(
     };
     let image = engine.require_image(&reference).await.map_err(|error| {
         let next = format!("docker pull {reference} on host \"{}\"; or name another one: --image NAME", policy.host);
-        failed(what)(error).safe("nothing was touched").next(next)
+        OperationError { next: Some(next), ..failed(what)(error).safe("nothing was touched") }
     })?;
     match adopted::unfit(&image) {
         Some(why) => refused(

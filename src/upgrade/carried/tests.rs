@@ -70,7 +70,8 @@ fn files_are_carried_from_where_the_old_server_reads_them() {
         ..Survey::default()
     };
     let name = |text: &str| text.parse().expect("a name");
-    let pair = DataContainer { name: name("d"), old_id: "1".to_owned(), kept: name("d-pg17"), shared: vec![] };
+    let pair =
+        DataContainer { name: name("shop-data"), old_id: "1".to_owned(), kept: name("shop-data-pg17"), shared: vec![] };
     let plan = UpgradePlan { containers: Containers::Pair(pair), ..example() };
     let told = |files: Vec<(String, String)>| -> Vec<String> {
         files.iter().map(|(from, to)| format!("{from} {to}")).collect()
@@ -93,7 +94,13 @@ fn files_are_carried_from_where_the_old_server_reads_them() {
         "pgdata/postgresql.conf postgresql.conf",
         "pgdata/server.crt server.crt",
     ];
-    assert_eq!(told(files(&server(pgdata), &plan)), expected);
+    let told_of_both = |rules: &str| {
+        let access_files = vec![rules.to_owned(), "/etc/pg_ident.conf".to_owned()];
+        told(files(&Survey { access_files, ..server(pgdata) }, &plan))
+    };
+    for rules in ["/etc/pg_hba.conf", "/var/lib/postgresql/data/pgdata/pg_hba.conf"] {
+        assert_eq!(told_of_both(rules), expected, "{rules}");
+    }
     let plan = UpgradePlan { containers: Containers::Single(single("/var/lib/postgresql/data")), ..example() };
     assert_eq!(plan.new_data_below("/x"), "/x");
 }
