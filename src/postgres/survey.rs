@@ -19,6 +19,9 @@ pub struct Survey {
     pub data_directory: String,
     /// Free bytes of the file system that holds it.
     pub free_bytes: u64,
+    /// True where the folder above that with the data is seen, and lies on another disk.
+    #[serde(default)]
+    pub is_own_disk: bool,
     /// True where the server is a standby.
     pub in_recovery: bool,
     /// Prepared transactions: their names and databases.

@@ -8,14 +8,15 @@ use std::num::NonZeroU16;
 use super::plan::Single;
 use super::preflight::Finding;
 use crate::backup_set::ServerProfile;
-use crate::cluster::{PgMajor, RoleName, VolumeName};
+use crate::cluster::{PgMajor, RoleName};
 use crate::docker::body::{ContainerCreateBody, HostConfig};
 use crate::docker::container::is_below;
 use crate::docker::worker::WorkerMount;
-use crate::docker::{Container, Image, Mount, SmallFile};
+use crate::docker::{Container, Image, SmallFile};
 use crate::policy::{Layout, Policy};
 use crate::postgres::survey::Survey;
 use crate::provision::SETTINGS_OF_RESTORES;
+use crate::worker::BESIDE;
 
 /// Where images of the official layout look for what they shall run in a new data directory.
 const FIRST_START: &str = "/docker-entrypoint-initdb.d";
@@ -46,14 +47,22 @@ pub(super) fn unfit(image: &Image) -> Option<&'static str> {
     (!has_pgdata).then_some("has no PGDATA: it is not in the layout of the official image")
 }
 
-/// What is known of the one container `old`, whose data directory is `pgdata`.
-pub(super) fn single(old: &Container, pgdata: &str, profile: &ServerProfile) -> Single {
+/// What is known of the one container `old`, whose data directory is `pgdata`. A new folder of the host has `suffix` behind its name.
+pub(super) fn single(old: &Container, pgdata: &str, profile: &ServerProfile, suffix: &str) -> Single {
     let pgdata = pgdata.trim_end_matches('/');
+    let folder = old.mount_of(pgdata).filter(|mount| mount.kind == "bind");
+    // One that came of an upgrade has a suffix already.
+    let mark = format!("-pg{}-", profile.major);
+    let plain = |folder: &str| {
+        let stamped = folder.rsplit_once(&mark).filter(|(_, stamp)| stamp.len() == 16 && stamp.ends_with('Z'));
+        stamped.map_or(folder, |(plain, _)| plain).to_owned()
+    };
     let value = |name: &str| Some((name.to_owned(), profile.settings.get(name)?.clone()));
     Single {
         data_mount: old.mount_of(pgdata).map_or(pgdata, |mount| mount.destination.trim_end_matches('/')).to_owned(),
         pgdata: pgdata.to_owned(),
         restore_settings: SETTINGS_OF_RESTORES.into_iter().filter_map(value).collect(),
+        new_folder: folder.map(|mount| plain(mount.source.trim_end_matches('/')) + suffix),
     }
 }
 
@@ -61,12 +70,18 @@ pub(super) fn single(old: &Container, pgdata: &str, profile: &ServerProfile) -> 
 pub(super) fn data_seen_by_a_survey(policy: &Policy, container: &Container) -> Vec<WorkerMount> {
     let Layout::Adopted(layout) = &policy.layout else { return vec![] };
     let found = container.mount_of(&layout.pgdata.to_string_lossy());
-    let seen = |mount: &Mount| WorkerMount {
-        source: mount.source.clone(),
-        destination: mount.destination.clone(),
-        writable: false,
-    };
-    found.filter(|mount| ["volume", "bind"].contains(&mount.kind.as_str())).map(seen).into_iter().collect()
+    let Some(mount) = found.filter(|mount| ["volume", "bind"].contains(&mount.kind.as_str())) else { return vec![] };
+    let own = WorkerMount { source: mount.source.clone(), destination: mount.destination.clone(), writable: false };
+    let above = (mount.kind == "bind").then(|| beside(&mount.source, false).0);
+    [own].into_iter().chain(above).collect()
+}
+
+/// The folder of the host above `folder`, as a worker mounts it, and where it sees `folder` then.
+pub(super) fn beside(folder: &str, writable: bool) -> (WorkerMount, String) {
+    let (above, name) = folder.trim_end_matches('/').rsplit_once('/').unwrap_or_default();
+    let source = if above.is_empty() { "/" } else { above };
+    let mount = WorkerMount { source: source.to_owned(), destination: BESIDE.to_owned(), writable };
+    (mount, format!("{BESIDE}/{name}"))
 }
 
 /// What stands in the way of another container in the place of `old`, which is made of `body`, and what should be known.
@@ -75,13 +90,16 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
     let mut found = Vec::new();
     let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
     match old.mount_of(pgdata) {
-        Some(mount) if mount.kind == "volume" => {}
-        Some(mount) => blocks(
-            format!("its data lie in {} of the host, and this version moves only those in a volume", mount.source),
+        Some(mount) if mount.kind == "bind" && survey.is_own_disk => blocks(
+            format!(
+                "its data lie in {} of the host, which is a disk of its own: beside it there is no room for others",
+                mount.source
+            ),
             "restore a backup of it into a new cluster: pglife restore … --into NAME",
         ),
-        None => blocks(
-            format!("the data directory {pgdata} lies in the container itself, and would go with it"),
+        Some(mount) if mount.kind == "volume" || mount.kind == "bind" => {}
+        _ => blocks(
+            format!("the data directory {pgdata} lies in the container itself, or in memory, and would go with it"),
             "restore a backup of it into a new cluster: pglife restore … --into NAME",
         ),
     }
@@ -141,7 +159,7 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
 }
 
 /// Has a container mount what `old` mounts, wherever that had it from, but `data` in the place of its volume with the data.
-pub(super) fn mount(host: &mut HostConfig, old: &Container, data: Option<(&Single, &VolumeName)>) {
+pub(super) fn mount(host: &mut HostConfig, old: &Container, data: Option<(&Single, &str)>) {
     let (mut binds, mut mounts) = (host.binds.take().unwrap_or_default(), host.mounts.take().unwrap_or_default());
     // A volume without a name would be another, empty one.
     mounts.retain(|mount| mount.source.is_some() || mount.typ.is_none_or(|kind| kind.to_string() != "volume"));
@@ -157,10 +175,10 @@ pub(super) fn mount(host: &mut HostConfig, old: &Container, data: Option<(&Singl
         .map(|mount| format!("{}:{}{}", mount.source, mount.destination, if mount.writable { "" } else { ":ro" }))
         .collect();
     binds.extend(unnamed);
-    if let Some((single, volume)) = data {
+    if let Some((single, source)) = data {
         binds.retain(|bind| destination(bind) != single.data_mount);
         mounts.retain(|mount| mount.target.as_deref().is_none_or(|target| !same_path(target, &single.data_mount)));
-        binds.push(format!("{volume}:{}", single.data_mount));
+        binds.push(format!("{source}:{}", single.data_mount));
     }
     host.binds = Some(binds);
     host.mounts = Some(mounts);

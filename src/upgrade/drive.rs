@@ -12,17 +12,18 @@ use super::plan::{Containers, DataContainer, Method, OldServer, Single, Trial, U
 use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::dependents::act::Dependents;
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::twin::Blueprint;
-use crate::docker::worker::WorkerMount;
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, DockerError, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::{DatabaseSelection, Login, Policy};
 use crate::postgres::control_data::ControlData;
 use crate::provision;
+use crate::worker::Request;
 use crate::worker::session::Session;
 
 /// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
@@ -270,7 +271,13 @@ impl<'a> Scene<'a> {
                 engine.remove_container(plan.container.as_str()).await
             }
             Action::BringDatabaseBack => engine.rename_container(old, &plan.container).await,
-            Action::RemoveNewVolume => engine.remove_volume(&plan.new_volume).await,
+            Action::RemoveNewVolume => {
+                if let Some(folder) = plan.new_folder() {
+                    let (mount, folder) = adopted::beside(folder, true);
+                    self.ask_beside(mount, &Request::RemoveFolder { folder }).await?;
+                }
+                engine.remove_volume(&plan.new_volume).await
+            }
             Action::RestoreRestart => engine.set_restart_policy(old, plan.restart.clone()).await,
             Action::StartOld => engine.start(old).await,
         }
@@ -330,13 +337,45 @@ impl<'a> Scene<'a> {
         match &self.plan.containers {
             Containers::Pair(data) => host.volumes_from = Some(vec![data.name.to_string()]),
             Containers::Single(single) => {
-                adopted::mount(&mut host, &self.old_container().await?, Some((single, &self.plan.new_volume)));
+                adopted::mount(&mut host, &self.old_container().await?, Some((single, self.plan.new_data())));
                 adopted::keep_data_directory(&mut body, single);
             }
         }
         body.host_config = Some(host);
         self.engine.create_container(&self.plan.container, body).await.map_err(self.failed())?;
         Ok(())
+    }
+
+    /// Makes the volume for the new data; where it stands for a folder of the host, that too.
+    pub(super) async fn make_volume(&self) -> Result<(), OperationError> {
+        let (engine, plan) = (self.engine, self.plan);
+        let mut labels = label::of_cluster(Purpose::Cluster, &self.run.id, &plan.cluster);
+        labels.insert(label::ROLE.to_owned(), "data".to_owned());
+        labels.insert(label::UPGRADE.to_owned(), self.id.clone());
+        let Some(folder) = plan.new_folder() else {
+            return engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed());
+        };
+        // First: by it a resume knows that there is a folder to be removed.
+        engine.ensure_volume_of_folder(&plan.new_volume, &labels, folder).await.map_err(self.failed())?;
+        let (mount, folder) = adopted::beside(folder, true);
+        let like = adopted::beside(&plan.old_volume, true).1;
+        self.ask_beside(mount, &Request::MakeFolder { folder, like }).await
+    }
+
+    /// Has a worker do something in a folder of the host.
+    async fn ask_beside(&self, mount: WorkerMount, request: &Request) -> Result<(), OperationError> {
+        let worker = WorkerPlan {
+            run: self.run.id.clone(),
+            cluster: self.plan.cluster.clone(),
+            image_id: self.plan.new_image.id.clone(),
+            mounts: vec![mount],
+            network: WorkerNetwork::Nothing,
+            serves: false,
+        };
+        let mut session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
+        let done = session.request(request, &self.control.cancel, |_| {}).await;
+        close_worker(session).await;
+        done.map(drop).map_err(failed(&self.what))
     }
 
     /// The old database container, whatever it is called now.
@@ -446,7 +485,7 @@ impl<'a> Scene<'a> {
     /// What the control file in the new volume says; its server must not run.
     pub(super) async fn control_file(&self) -> Result<ControlData, OperationError> {
         let plan = self.plan;
-        let data = (plan.new_volume.as_str(), plan.new_data_below(""));
+        let data = (plan.new_data(), plan.new_data_below(""));
         self.run.control_file(self.engine, &plan.new_image.id, (data.0, &data.1), plan.to, &self.what).await
     }
 
@@ -521,7 +560,7 @@ impl<'a> Scene<'a> {
     async fn hide(&self, body: &mut ContainerCreateBody, single: &Single, trial: Trial) -> Result<(), OperationError> {
         let (plan, old) = (self.plan, self.old_container().await?);
         let host = body.host_config.get_or_insert_default();
-        adopted::mount(host, &old, (trial != Trial::Source).then_some((single, &plan.new_volume)));
+        adopted::mount(host, &old, (trial != Trial::Source).then_some((single, plan.new_data())));
         adopted::own_network(host);
         adopted::keep_data_directory(body, single);
         if trial == Trial::Target {

@@ -51,14 +51,18 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy, by: By) -> Result
             }
         }
         let mut warnings = Vec::new();
-        if plan.single().is_some_and(|single| single.pgdata != single.data_mount) {
+        if plan.single().is_some_and(|single| single.pgdata != single.data_mount && single.new_folder.is_none()) {
             warnings.push(format!(
                 "volume {} stays: it may hold more than the data directory; if nothing needs it any more: docker volume rm {0}",
                 plan.old_volume
             ));
-        // A folder of the host that was mounted instead of a volume is not ours to delete.
         } else if let Ok(volume) = VolumeName::new(plan.old_volume.clone()) {
             engine.remove_volume(&volume).await.map_err(failed(&what))?;
+        }
+        if plan.new_folder().is_some() {
+            // It said whose the folder was, which stays without it. The one with the old data is not ours to delete.
+            engine.remove_volume(&plan.new_volume).await.map_err(failed(&what))?;
+            warnings.push(format!("folder {} of the host stays, with the old data", plan.old_volume));
         }
         content::forget(control, &last.id);
         control.state.upgrade_phase(&last.id, Phase::Finalized.as_str(), Timestamp::now()).map_err(failed(&what))?;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use super::adopted;
 use super::carried;
 use super::gate;
@@ -181,7 +183,13 @@ async fn look(
         }
         Layout::Adopted(layout) => {
             let body = engine.blueprint(&container.id).await.map_err(failed(what))?.body;
-            let single = adopted::single(&container, &layout.pgdata.to_string_lossy(), &profile);
+            let single = adopted::single(
+                &container,
+                &layout.pgdata.to_string_lossy(),
+                &profile,
+                // Nobody else's folder has such a name: it may be removed.
+                &format!("-pg{}-{}", request.to, Timestamp::now().strftime("%Y%m%dT%H%M%SZ")),
+            );
             let findings = adopted::findings(&container, &body, &single.pgdata, &survey);
             (Containers::Single(single), findings)
         }

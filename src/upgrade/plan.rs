@@ -163,6 +163,9 @@ pub struct Single {
     pub pgdata: String,
     /// Settings without which the data may not go into an empty server.
     pub restore_settings: Vec<(String, String)>,
+    /// The folder of the host for the new data, where the old ones lie in one. The new volume stands for it, to say whose it is.
+    #[serde(default)]
+    pub new_folder: Option<String>,
 }
 
 /// Where database containers that pglife made have the volume with the data.
@@ -188,6 +191,30 @@ impl UpgradePlan {
     /// Where the database containers, old and new, mount the volume with the data.
     pub fn data_mount(&self) -> &str {
         self.single().map_or(DATA, |single| &single.data_mount)
+    }
+
+    /// The folder of the host with the new data, where they lie in one.
+    pub fn new_folder(&self) -> Option<&str> {
+        self.single().and_then(|single| single.new_folder.as_deref())
+    }
+
+    /// What is mounted for the new data: the volume, or a folder of the host.
+    pub fn new_data(&self) -> &str {
+        self.new_folder().unwrap_or(self.new_volume.as_str())
+    }
+
+    /// Where the old data lie, in words.
+    pub fn old_place(&self) -> String {
+        let kind = if self.old_volume.starts_with('/') { "folder" } else { "volume" };
+        format!("{kind} {}", self.old_volume)
+    }
+
+    /// Where the new data lie, in words.
+    pub fn new_place(&self) -> String {
+        match self.new_folder() {
+            Some(folder) => format!("folder {folder}"),
+            None => format!("volume {}", self.new_volume),
+        }
     }
 
     /// The new data directory, for one who sees the new volume at `root`.
@@ -351,6 +378,7 @@ mod tests {
             data_mount: "/var/lib/postgresql".to_owned(),
             pgdata: "/var/lib/postgresql/18/docker".to_owned(),
             restore_settings: vec![],
+            new_folder: None,
         };
         let plan = UpgradePlan { containers: Containers::Single(single), ..plan };
         let text = serde_json::to_string(&plan).expect("JSON");

@@ -17,7 +17,6 @@ use super::preflight::Finding;
 use super::{carried, content, preflight};
 use crate::cluster::{DatabaseName, VolumeName};
 use crate::control::{OperationError, close_worker, failed};
-use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Image};
 use crate::policy::{Policy, UpgradeMethod};
@@ -167,7 +166,7 @@ async fn settle(
     databases: &[DatabaseName],
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
-    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
+    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_data(), "/data", true)];
     let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
@@ -205,13 +204,4 @@ async fn settle(
 
 fn mount(source: &str, destination: &str, writable: bool) -> WorkerMount {
     WorkerMount { source: source.to_owned(), destination: destination.to_owned(), writable }
-}
-
-/// Makes the volume for the new data.
-async fn make_volume(scene: &Scene<'_>) -> Result<(), OperationError> {
-    let plan = scene.plan;
-    let mut labels = label::of_cluster(Purpose::Cluster, &scene.run.id, &plan.cluster);
-    labels.insert(label::ROLE.to_owned(), "data".to_owned());
-    labels.insert(label::UPGRADE.to_owned(), scene.id.clone());
-    scene.engine.ensure_volume(&plan.new_volume, &labels).await.map_err(scene.failed())
 }

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::docker::Mount;
 use crate::postgres::survey::FileSetting;
 use crate::upgrade::preflight::Severity;
 
@@ -24,14 +25,12 @@ fn old(mounts: Vec<Mount>) -> Container {
     Container { name: "shop".to_owned(), mounts, ..Container::default() }
 }
 
-fn single(data_mount: &str, pgdata: &str) -> Single {
+fn place(data_mount: &str, pgdata: &str) -> Single {
     let restore_settings = vec![("shared_preload_libraries".to_owned(), "a, b".to_owned())];
-    Single { data_mount: data_mount.to_owned(), pgdata: pgdata.to_owned(), restore_settings }
+    Single { data_mount: data_mount.to_owned(), pgdata: pgdata.to_owned(), restore_settings, new_folder: None }
 }
 
-fn volume() -> VolumeName {
-    VolumeName::new("pglife-shop-data-pg18").expect("a name")
-}
+const VOLUME: &str = "pglife-shop-data-pg18";
 
 fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|&word| word.to_owned()).collect()
@@ -84,14 +83,14 @@ fn every_mount_of_the_old_container_is_the_new_one_s_but_the_data() {
     let expected = ["/srv/conf:/etc/postgresql:ro", "c0ffee:/var/lib/postgresql/data", "extra:/extra:ro"];
     assert_eq!((same.binds, same.volumes_from), (Some(words(&expected)), None));
 
-    let (mut new, place, volume) = (body(), single(PGDATA, PGDATA), volume());
-    mount(&mut new, &old, Some((&place, &volume)));
+    let (mut new, adopted) = (body(), place(PGDATA, PGDATA));
+    mount(&mut new, &old, Some((&adopted, VOLUME)));
     let expected =
         ["/srv/conf:/etc/postgresql:ro", "extra:/extra:ro", "pglife-shop-data-pg18:/var/lib/postgresql/data"];
     assert_eq!(new.binds, Some(words(&expected)));
 
     let mut named = HostConfig { binds: Some(words(&["shop:/var/lib/postgresql/data/"])), ..HostConfig::default() };
-    mount(&mut named, &self::old(vec![mounted("volume", "shop", PGDATA)]), Some((&place, &volume)));
+    mount(&mut named, &self::old(vec![mounted("volume", "shop", PGDATA)]), Some((&adopted, VOLUME)));
     assert_eq!(named.binds, Some(words(&["pglife-shop-data-pg18:/var/lib/postgresql/data"])));
 }
 
@@ -117,8 +116,8 @@ fn the_server_into_which_the_data_go_has_no_secrets_and_runs_nobody_s_scripts() 
     };
     let role = RoleName::new("shop keeper").expect("a role");
     let port = NonZeroU16::new(6000).expect("a port");
-    keep_data_directory(&mut body, &single(PGDATA, PGDATA));
-    empty(&mut body, &single(PGDATA, PGDATA), &role, port, 64 << 20);
+    keep_data_directory(&mut body, &place(PGDATA, PGDATA));
+    empty(&mut body, &place(PGDATA, PGDATA), &role, port, 64 << 20);
     add_settings(&mut body, [HIDDEN]);
     let expected = [
         "TZ=Europe/Berlin",
@@ -174,6 +173,7 @@ fn what_stands_in_the_way_is_told_with_a_remedy() {
     };
     let survey = Survey {
         data_directory: "/elsewhere".to_owned(),
+        is_own_disk: true,
         settings: vec![setting("/etc/a.conf"), setting("/etc/a.conf"), setting("/var/lib/postgresql/data/b.conf")],
         ..Survey::default()
     };
@@ -195,4 +195,27 @@ fn what_stands_in_the_way_is_told_with_a_remedy() {
     assert!(found.iter().all(|finding| !finding.remedy.is_empty()));
     let inside = findings(&old(vec![]), &ContainerCreateBody::default(), "/elsewhere", &survey);
     assert!(inside[0].what.contains("in the container itself"), "{inside:#?}");
+}
+
+#[test]
+fn data_in_a_folder_of_the_host_get_another_one_beside_it() {
+    let profile = crate::backup_set::example_manifest().server;
+    let of = |kind: &str| {
+        let old = old(vec![mounted(kind, "/srv/pg", "/var/lib/postgresql")]);
+        single(&old, PGDATA, &profile, "-pg18-now")
+    };
+    let found = of("bind");
+    assert_eq!(
+        (found.data_mount.as_str(), found.new_folder.as_deref()),
+        ("/var/lib/postgresql", Some("/srv/pg-pg18-now"))
+    );
+    assert_eq!(of("volume").new_folder, None);
+    let upgraded = old(vec![mounted("bind", "/srv/pg-pg17-20261128T072216Z", PGDATA)]);
+    assert_eq!(single(&upgraded, PGDATA, &profile, "-pg18-now").new_folder.as_deref(), Some("/srv/pg-pg18-now"));
+    let seen = |folder: &str| {
+        let (mount, seen) = beside(folder, true);
+        (mount.source, seen)
+    };
+    assert_eq!(seen("/srv/pg-pg18"), ("/srv".to_owned(), "/pglife-beside/pg-pg18".to_owned()));
+    assert_eq!(seen("/pg/"), ("/".to_owned(), "/pglife-beside/pg".to_owned()));
 }

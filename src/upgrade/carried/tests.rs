@@ -84,6 +84,7 @@ fn files_are_carried_from_where_the_old_server_reads_them() {
         data_mount: "/var/lib/postgresql/data".to_owned(),
         pgdata: pgdata.to_owned(),
         restore_settings: vec![],
+        new_folder: None,
     };
     let pgdata = "/var/lib/postgresql/data/pgdata";
     let plan = UpgradePlan { containers: Containers::Single(single(pgdata)), ..example() };

@@ -45,7 +45,7 @@ fn pair() -> Containers {
 
 fn single() -> Containers {
     let (data_mount, pgdata) = ("/var/lib/postgresql/data".to_owned(), "/var/lib/postgresql/data".to_owned());
-    Containers::Single(Single { data_mount, pgdata, restore_settings: vec![] })
+    Containers::Single(Single { data_mount, pgdata, restore_settings: vec![], new_folder: None })
 }
 
 fn survey() -> Survey {

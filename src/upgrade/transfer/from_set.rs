@@ -6,7 +6,7 @@ use super::super::drive::Scene;
 use super::super::in_place::InPlace;
 use super::super::journal::Phase;
 use super::super::plan::{OldServer, Trial};
-use super::{Place, make_volume, mount, prove, stop_old, through_backup};
+use super::{Place, mount, prove, stop_old, through_backup};
 use crate::causes;
 use crate::control::{OperationError, close_worker, failed, start_worker};
 use crate::docker::Image;
@@ -22,7 +22,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, in_place: &InPlace) -> R
     scene.report.backup = Some(in_place.chosen.commit.set.clone());
     scene.save_report()?;
     let step = scene.step("volume")?;
-    make_volume(scene).await?;
+    scene.make_volume().await?;
     check_space(scene).await?;
     scene.end(step);
 

@@ -32,7 +32,7 @@ pub(super) async fn transfer(
     scene.end(step);
 
     let step = scene.step("target")?;
-    super::make_volume(scene).await?;
+    scene.make_volume().await?;
     let target = scene.start_trial(Trial::Target).await?;
     scene.end(step);
 

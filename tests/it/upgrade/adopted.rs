@@ -189,9 +189,10 @@ fn an_adopted_container_is_replaced_by_one_that_is_like_it() {
 #[test]
 fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
     let house = House::new("upadoptbad");
-    let folder = house.path("data");
-    std::fs::create_dir(&folder).expect("a folder");
-    let bind = format!("{}:{PGDATA}", folder.display());
+    let bind = |name: &str| {
+        std::fs::create_dir(house.path(name)).expect("a folder");
+        format!("{}:{PGDATA}", house.path(name).display())
+    };
     let start = |short: &str, options: &[&str]| {
         let container = house.foreign(short, &[options, &["-e", "POSTGRES_PASSWORD=x", OFFICIAL]].concat());
         wait_for_server(&container);
@@ -204,7 +205,7 @@ fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
     );
     let before = things(&house);
     let plan = house.pglife(&["upgrade", &bound, "--to", "18", "--plan", "--exit-code"]).exits(4);
-    let parts = ["in a volume", "--rm", "/wal", "docker compose up"];
+    let parts = ["--rm", "/wal", "docker compose up"];
     assert!(parts.iter().all(|part| plan.stdout.contains(part)), "{}", plan.stdout);
     house.pglife(&["upgrade", &bound, "--to", "18", "--yes"]).exits(4).says(&["nothing was touched"]);
     assert_eq!(things(&house), before);
@@ -221,4 +222,45 @@ fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
     house.pglife(&["upgrade", "finalize", &anonymous, "--yes"]).ok();
     assert_eq!(try_docker(&["volume", "inspect", &volume]).exit, 1);
     assert_eq!(sql(&anonymous, "postgres", "select count(*) from t"), "100");
+}
+
+/// Data in a folder of the host go into another one beside it.
+#[test]
+fn a_folder_of_the_host_gets_a_new_one_beside_it() {
+    let house = House::new("upadoptfold");
+    std::fs::create_dir(house.path("data")).expect("a folder");
+    let bind = format!("{}:{PGDATA}", house.path("data").display());
+    let container = house.foreign("db", &["-v", &bind, "-e", "POSTGRES_PASSWORD=x", OFFICIAL]);
+    wait_for_server(&container);
+    house.pglife(&["cluster", "adopt", &container]).ok();
+    sql(&container, "postgres", "create table t as select generate_series(1, 100) i");
+    let rows = || sql(&container, "postgres", "select count(*) from t");
+    let folders = || -> Vec<String> {
+        let all = std::fs::read_dir(house.path("")).expect("a folder");
+        let names = all.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        let mut found: Vec<String> = names.filter(|name| name.starts_with("data")).collect();
+        found.sort();
+        found
+    };
+    let version = |folder: &str| std::fs::read_to_string(house.path(folder).join("PG_VERSION")).expect("a version");
+    let (begin, world) = (["upgrade", &container, "--to", "18", "--yes"], things(&house));
+
+    killed(&house, &begin, "after:restore");
+    assert_eq!(folders().len(), 2, "{:?}", folders());
+    house.pglife(&["upgrade", "resume", &container]).exits(22);
+    wait_for_server(&container);
+    assert_eq!((rows(), things(&house), folders()), ("100".to_owned(), world.clone(), vec!["data".to_owned()]));
+
+    house.pglife(&begin).ok();
+    wait_for_server(&container);
+    assert_eq!((major(&container), rows()), ("18".to_owned(), "100".to_owned()));
+    let [old, new] = folders().try_into().expect("two folders");
+    assert_eq!((version(&old).trim(), version(&new).trim()), ("17", "18"));
+    let format = "{{range .Mounts}}{{.Type}} {{.Source}} {{.Destination}}\n{{end}}";
+    let mounts = docker(&["inspect", "-f", format, &container]);
+    assert!(mounts.contains(&format!("bind {} {PGDATA}", house.path(&new).display())), "{mounts}");
+    sql(&container, "postgres", "insert into t values (0)");
+    house.pglife(&["upgrade", "finalize", &container, "--yes"]).ok().says(&["stays, with the old data"]);
+    // The folder stays, and the volume that stood for it is gone.
+    assert_eq!((rows(), things(&house).len(), folders()), ("101".to_owned(), world.len(), vec![old, new]));
 }
