@@ -189,25 +189,18 @@ fn an_adopted_container_is_replaced_by_one_that_is_like_it() {
 #[test]
 fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
     let house = House::new("upadoptbad");
-    let bind = |name: &str| {
-        std::fs::create_dir(house.path(name)).expect("a folder");
-        format!("{}:{PGDATA}", house.path(name).display())
-    };
     let start = |short: &str, options: &[&str]| {
         let container = house.foreign(short, &[options, &["-e", "POSTGRES_PASSWORD=x", OFFICIAL]].concat());
         wait_for_server(&container);
         house.pglife(&["cluster", "adopt", &container]).ok();
         container
     };
-    let bound = start(
-        "bind",
-        &["-v", &bind, "--rm", "-e", "POSTGRES_INITDB_WALDIR=/wal", "-l", "com.docker.compose.project=shop"],
-    );
+    let bad = start("bad", &["--rm", "-e", "POSTGRES_INITDB_WALDIR=/wal", "-l", "com.docker.compose.project=shop"]);
     let before = things(&house);
-    let plan = house.pglife(&["upgrade", &bound, "--to", "18", "--plan", "--exit-code"]).exits(4);
+    let plan = house.pglife(&["upgrade", &bad, "--to", "18", "--plan", "--exit-code"]).exits(4);
     let parts = ["--rm", "/wal", "docker compose up"];
     assert!(parts.iter().all(|part| plan.stdout.contains(part)), "{}", plan.stdout);
-    house.pglife(&["upgrade", &bound, "--to", "18", "--yes"]).exits(4).says(&["nothing was touched"]);
+    house.pglife(&["upgrade", &bad, "--to", "18", "--yes"]).exits(4).says(&["nothing was touched"]);
     assert_eq!(things(&house), before);
 
     let anonymous = start("anonymous", &[]);
