@@ -4,6 +4,7 @@ use super::*;
 
 /// What an old server may be like.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether something was so")]
 struct Old {
     restarts: bool,
     ran: bool,
