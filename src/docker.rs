@@ -321,8 +321,33 @@ impl Engine {
 
     /// Makes the volume where it is missing.
     pub async fn ensure_volume(&self, name: &VolumeName, labels: &HashMap<String, String>) -> Result<(), DockerError> {
-        let request =
-            VolumeCreateRequest { name: Some(name.to_string()), labels: Some(labels.clone()), ..Default::default() };
+        self.make_volume(name, labels, None).await
+    }
+
+    /// Makes a volume that stands for `folder` of the host, where it is missing. The folder stays when the volume goes.
+    pub async fn ensure_volume_of_folder(
+        &self,
+        name: &VolumeName,
+        labels: &HashMap<String, String>,
+        folder: &str,
+    ) -> Result<(), DockerError> {
+        let options = [("type", "none"), ("o", "bind"), ("device", folder)];
+        self.make_volume(name, labels, Some(options.map(|(key, value)| (key.to_owned(), value.to_owned())).into()))
+            .await
+    }
+
+    async fn make_volume(
+        &self,
+        name: &VolumeName,
+        labels: &HashMap<String, String>,
+        driver_opts: Option<HashMap<String, String>>,
+    ) -> Result<(), DockerError> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_string()),
+            labels: Some(labels.clone()),
+            driver_opts,
+            ..Default::default()
+        };
         self.control.create_volume(request).await.map_err(self.failed(format!("create volume {name}")))?;
         Ok(())
     }

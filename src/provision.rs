@@ -37,6 +37,20 @@ pub const RECOVERY_SECONDS: u64 = 1800;
 /// Settings of a throwaway server: it archives, replicates and listens nowhere, and writes nothing by itself.
 pub const REACHES_NOTHING: &str =
     "archive_mode = off\nautovacuum = off\nlisten_addresses = ''\nmax_logical_replication_workers = 0\n";
+/// Settings of the cluster that a restore may need, or that decide how long it takes.
+pub const SETTINGS_OF_RESTORES: [&str; 11] = [
+    "shared_preload_libraries",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_connections",
+    "max_worker_processes",
+    "max_parallel_workers",
+    "max_parallel_maintenance_workers",
+    "shared_buffers",
+    "maintenance_work_mem",
+    "work_mem",
+    "max_wal_size",
+];
 /// The file in `/config` for settings of a plan: the last one that the server reads.
 const SETTINGS_FILE: &str = "zzzz-pglife.conf";
 /// What lives for a drill may be swept after this long, whoever made it.

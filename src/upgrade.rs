@@ -12,6 +12,7 @@
 //! The old volume is not written to by anything but its own server, and stays until `finalize`. Until the commit a failure or
 //! a resume goes back, after it forward; both by [`journal::next`], which looks at the world and not at what was intended.
 
+mod adopted;
 mod carried;
 mod content;
 mod drive;

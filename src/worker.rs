@@ -63,6 +63,8 @@ pub const PROTOCOL: &str = env!("CARGO_PKG_VERSION");
 
 /// Where a worker container sees the set it works on.
 pub const SET_FOLDER: &str = "/pglife-set";
+/// Where a worker container sees the folder of the host in which that with the data lies, where it is to see it.
+pub const BESIDE: &str = "/pglife-beside";
 /// Where a worker container sees its scratch volume.
 pub const SCRATCH_FOLDER: &str = "/pglife-scratch";
 
@@ -119,6 +121,18 @@ pub enum Request {
     /// Say how much is free.
     MeasureFreeSpace {
         /// A folder on the disk that is meant.
+        folder: String,
+    },
+    /// Make an empty folder.
+    MakeFolder {
+        /// The folder.
+        folder: String,
+        /// One whose owner and mode it gets.
+        like: String,
+    },
+    /// Remove a folder with all that is in it.
+    RemoveFolder {
+        /// The folder.
         folder: String,
     },
     /// Say how far the server's transactions are.
@@ -179,6 +193,8 @@ impl Request {
             | Self::LookAtImage { .. }
             | Self::ReadControlFile { .. }
             | Self::MeasureFreeSpace { .. }
+            | Self::MakeFolder { .. }
+            | Self::RemoveFolder { .. }
             | Self::CountTransactions { .. }
             | Self::TakeFacts(_)
             | Self::Settle(_)

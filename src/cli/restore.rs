@@ -83,7 +83,7 @@ struct InPlaceItem<'a> {
 
 fn steps_in_place(in_place: &InPlace) -> Vec<String> {
     let plan = &in_place.plan;
-    let (container, data, target) = (&plan.container, &plan.data_container, plan.trial(Trial::Target));
+    let (container, target) = (&plan.container, plan.trial(Trial::Target));
     let set = in_place.how.set();
     let mut steps = vec![match &in_place.how {
         Plan::Dump(how) => format!(
@@ -111,12 +111,8 @@ fn steps_in_place(in_place: &InPlace) -> Vec<String> {
     steps.extend([
         format!("start the new server once with every setting, in {}", plan.trial(Trial::Proof)),
         "commit: until here a failure goes back, from here on forward".to_owned(),
-        format!(
-            "rename {container} to {}, {data} to {}; both are kept, stopped, with volume {}",
-            plan.kept_container, plan.kept_data_container, plan.old_volume
-        ),
-        format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
     ]);
+    steps.extend(super::upgrade::swap(plan));
     if !plan.dependents.is_empty() {
         steps.push("bring back what depends on it, each when the one before it is healthy".to_owned());
     }

@@ -10,7 +10,7 @@ use crate::cluster::{ClusterName, PgMajor};
 use crate::exit::Exit;
 use crate::policy::UpgradeMethod;
 use crate::upgrade::journal::Phase;
-use crate::upgrade::plan::{Method, OldServer, UpgradePlan};
+use crate::upgrade::plan::{DataContainer, Method, OldServer, UpgradePlan};
 use crate::upgrade::preflight::{Finding, Severity};
 use crate::upgrade::{self, Prepared, Recorded, Report, UpgradeRequest, Upgraded};
 
@@ -179,7 +179,7 @@ pub(super) fn tell_end(done: &Upgraded, context: &Context) -> Result<Exit, Failu
 
 fn steps(prepared: &Prepared) -> Vec<String> {
     let plan = &prepared.plan;
-    let (container, data) = (&plan.container, &plan.data_container);
+    let container = &plan.container;
     let mut steps = prepared.before.clone();
     if prepared.method == UpgradeMethod::PgUpgrade {
         steps.push(format!("copy the programs of PostgreSQL {} out of {}", plan.from, plan.old_image.name));
@@ -200,13 +200,9 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         "count and hash every row of the new server; compare with the old one".to_owned(),
         format!("start it once with every setting, in {}", plan.trial(upgrade::plan::Trial::Proof)),
         "commit: until here a failure goes back, from here on forward".to_owned(),
-        format!(
-            "rename {container} to {}, {data} to {}; both are kept, stopped",
-            plan.kept_container, plan.kept_data_container
-        ),
-        format!("make {data} and {container} from {}, like the old ones; serve", plan.new_image.name),
-        "write the new major into the policy".to_owned(),
     ]);
+    steps.extend(swap(plan));
+    steps.extend(["write the new major into the policy".to_owned()]);
     if !plan.dependents.is_empty() {
         steps.push("bring back what depends on it, each when the one before it is healthy".to_owned());
     }
@@ -214,15 +210,32 @@ fn steps(prepared: &Prepared) -> Vec<String> {
     steps
 }
 
+/// How the containers are swapped: the old ones are set aside, the new ones made.
+pub(super) fn swap(plan: &UpgradePlan) -> [String; 2] {
+    let UpgradePlan { container, kept_container, new_image, .. } = plan;
+    let old = plan.old_place();
+    match plan.data_container() {
+        Some(DataContainer { name, kept, .. }) => [
+            format!("rename {container} to {kept_container}, {name} to {kept}; both are kept, stopped, with {old}"),
+            format!("make {name} and {container} from {}, like the old ones; serve", new_image.name),
+        ],
+        None => [
+            format!("rename {container} to {kept_container}; it is kept, stopped, with {old}"),
+            format!("make {container} from {}, like the old one; serve", new_image.name),
+        ],
+    }
+}
+
 /// How the data go over.
 fn transfer_steps(plan: &UpgradePlan, method: UpgradeMethod) -> Vec<String> {
-    let (volume, needed) = (&plan.new_volume, human::bytes(plan.needed_bytes));
+    let (place, needed) = (plan.new_place(), human::bytes(plan.needed_bytes));
     let target = plan.trial(upgrade::plan::Trial::Target);
+    let settings = if plan.single().is_some() { ", postgresql.conf and what it names" } else { "" };
     match method {
         UpgradeMethod::Dump => vec![
             format!("take a backup of all {} databases ({})", plan.databases.len(), human::bytes(plan.bytes)),
-            format!("make volume {volume} ({needed}); start PostgreSQL {} on it in {target}", plan.to),
-            "restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf; ANALYZE".to_owned(),
+            format!("make {place} ({needed}); start PostgreSQL {} on it in {target}", plan.to),
+            format!("restore the backup; carry ALTER SYSTEM, pg_hba.conf and pg_ident.conf{settings}; ANALYZE"),
         ],
         UpgradeMethod::PgUpgrade => {
             let sorting = if plan.sorting.is_empty() {
@@ -232,7 +245,7 @@ fn transfer_steps(plan: &UpgradePlan, method: UpgradeMethod) -> Vec<String> {
             };
             vec![
                 format!(
-                    "make volume {volume} ({needed}), an empty cluster like the old one in it; pg_upgrade copies all {} databases ({}) \
+                    "make {place} ({needed}), an empty cluster like the old one in it; pg_upgrade copies all {} databases ({}) \
                      from volume {}, every file is compared",
                     plan.databases.len(),
                     human::bytes(plan.bytes),
@@ -327,18 +340,21 @@ fn tell_of(recorded: &Recorded, context: &Context) {
     let cluster = &plan.cluster;
     context.output.note(&match recorded.phase {
         Phase::Upgraded if matches!(plan.method, Method::Restore(_)) => format!(
-            "the data of the backup serve; the server before is kept in {} and volume {}; back to it: pglife upgrade rollback \
+            "the data of the backup serve; the server before is kept in {} and {}; back to it: pglife upgrade rollback \
              {cluster}; when it is not needed any more: pglife upgrade finalize {cluster}",
-            plan.kept_container, plan.old_volume
+            plan.kept_container,
+            plan.old_place()
         ),
         Phase::Upgraded => format!(
-            "PostgreSQL {} serves; the old server is kept in {} and volume {}; when it is not needed any more: pglife upgrade finalize {cluster}",
-            plan.to, plan.kept_container, plan.old_volume
+            "PostgreSQL {} serves; the old server is kept in {} and {}; when it is not needed any more: pglife upgrade finalize {cluster}",
+            plan.to,
+            plan.kept_container,
+            plan.old_place()
         ),
         Phase::AsBefore => {
             let why = recorded.report.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             let kept = if recorded.report.keep_new_volume {
-                format!("; what the new server held is in volume {}, which stays", plan.new_volume)
+                format!("; what the new server held is in {}, which stays", plan.new_place())
             } else {
                 String::new()
             };

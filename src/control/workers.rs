@@ -85,12 +85,13 @@ pub async fn ask_server(
 }
 
 impl Run<'_> {
-    /// What the control file says that lies in `data`, a volume or a folder of the host; a worker from the image reads it.
+    /// What the control file says of the data directory that is `below` the root of `data`, a volume or a folder of the host; a worker
+    /// from the image reads it.
     pub async fn control_file(
         &self,
         engine: &Engine,
         image_id: &str,
-        data: &str,
+        (data, below): (&str, &str),
         major: PgMajor,
         what: &str,
     ) -> Result<ControlData, OperationError> {
@@ -103,7 +104,7 @@ impl Run<'_> {
             serves: false,
         };
         let session = start_worker(engine, &worker).await.map_err(failed(what))?;
-        let request = Request::ReadControlFile { major, pgdata: format!("/data/{major}") };
+        let request = Request::ReadControlFile { major, pgdata: format!("/data{below}") };
         let control_file = |event| match event {
             Event::ControlFile(control) => Some(control),
             _ => None,

@@ -17,26 +17,11 @@ use crate::state::Thing;
 use crate::storage::{FolderLocation, Key, Location};
 use crate::worker::{CopyJob, Event, Request, SET_FOLDER};
 
-/// Settings of the cluster that a restore may need, or that decide how long it takes.
-const SETTINGS: [&str; 11] = [
-    "shared_preload_libraries",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_connections",
-    "max_worker_processes",
-    "max_parallel_workers",
-    "max_parallel_maintenance_workers",
-    "shared_buffers",
-    "maintenance_work_mem",
-    "work_mem",
-    "max_wal_size",
-];
-
 /// Settings for the throwaway server: those of the cluster that matter, and nothing that reaches the outside, or writes by itself.
 pub(super) fn settings(manifest: &Manifest) -> String {
     let mut text = "# A drill's throwaway server: it archives, replicates and listens nowhere.\n".to_owned();
     if manifest.kind == Kind::Dump {
-        for name in SETTINGS {
+        for name in provision::SETTINGS_OF_RESTORES {
             if let Some(value) = manifest.server.settings.get(name) {
                 text.push_str(&format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''")));
             }

@@ -19,6 +19,9 @@ pub struct Survey {
     pub data_directory: String,
     /// Free bytes of the file system that holds it.
     pub free_bytes: u64,
+    /// True where the folder above that with the data is seen, and lies on another disk.
+    #[serde(default)]
+    pub is_own_disk: bool,
     /// True where the server is a standby.
     pub in_recovery: bool,
     /// Prepared transactions: their names and databases.
@@ -107,8 +110,12 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
         .map_err(|error| failed("its files", &error))?;
     let settings = client
         .query(
-            "select sourcefile, name, coalesce(setting, ''), error from pg_catalog.pg_file_settings \
-             where sourcefile is not null and name is not null order by seqno",
+            // What the command line says wins: the line of the file is no mistake for that.
+            "select f.sourcefile, f.name, coalesce(f.setting, ''), \
+             case when f.error = 'setting could not be applied' and s.context = 'postmaster' and s.source = 'command line' \
+             then null else f.error end \
+             from pg_catalog.pg_file_settings f left join pg_catalog.pg_settings s on lower(s.name) = lower(f.name) \
+             where f.sourcefile is not null and f.name is not null order by f.seqno",
             &[],
         )
         .await

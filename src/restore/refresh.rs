@@ -151,7 +151,9 @@ async fn look(
     }
     let of_data = volumes.iter().find(|mount| mount.destination == "/data");
     let of_data = of_data.ok_or_else(|| refused(format!("{what}: {} has no volume /data", plan.set)))?;
-    let found = run.control_file(engine, &image.id, &of_data.source, policy.major, what).await?.system_identifier;
+    let below = format!("/{}", policy.major);
+    let control = run.control_file(engine, &image.id, (&of_data.source, &below), policy.major, what).await?;
+    let found = control.system_identifier;
     if found == plan.system_identifier {
         return Ok((container, image, volumes));
     }

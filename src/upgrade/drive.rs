@@ -4,24 +4,26 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::adopted;
 use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
 use super::maintenance;
-use super::plan::{Method, OldServer, Trial, UpgradePlan};
+use super::plan::{Containers, DataContainer, Method, OldServer, Single, Trial, UpgradePlan};
 use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
-use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed};
+use crate::control::{ControlPlane, OperationError, Progress, Run, Tick, close_worker, failed, start_worker};
 use crate::dependents::act::Dependents;
 use crate::docker::body::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use crate::docker::label::{self, Purpose};
 use crate::docker::twin::Blueprint;
-use crate::docker::worker::WorkerMount;
+use crate::docker::worker::{WorkerMount, WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, DockerError, Engine, Image};
 use crate::exit::Exit;
-use crate::policy::{DatabaseSelection, Policy};
+use crate::policy::{DatabaseSelection, Login, Policy};
 use crate::postgres::control_data::ControlData;
 use crate::provision;
+use crate::worker::Request;
 use crate::worker::session::Session;
 
 /// How long a server may take to shut down before it is killed, and no kill is wanted: it is waited for.
@@ -145,6 +147,15 @@ impl<'a> Scene<'a> {
         policy
     }
 
+    /// The policy of the new server before the roles are there.
+    pub(super) fn target_policy(&self) -> Policy {
+        let mut policy = self.policy_of(self.plan.trial(Trial::Target), true);
+        if self.plan.single().is_some() {
+            policy.login = Login::Tcp { user: self.plan.bootstrap_role.clone(), password_file: None };
+        }
+        policy
+    }
+
     /// The policy of the old server for the last backup: nothing may be left out of it.
     pub(super) fn source_policy(&self) -> Policy {
         with_everything(self.policy_of(self.plan.trial(Trial::Source), false))
@@ -178,9 +189,13 @@ impl<'a> Scene<'a> {
             trials |= self.engine.container(plan.trial(trial).as_str()).await.map_err(self.failed())?.is_some();
         }
         let (database, _) = self.seat(&plan.container, &plan.old_container_id).await?;
-        let (data, _) = self.seat(&plan.data_container, &plan.old_data_container_id).await?;
         let (aside, _) = self.seat(&plan.kept_container, &plan.old_container_id).await?;
-        let (data_aside, _) = self.seat(&plan.kept_data_container, &plan.old_data_container_id).await?;
+        let (data, data_aside) = match plan.data_container() {
+            Some(DataContainer { name, old_id, kept, .. }) => {
+                (Some(self.seat(name, old_id).await?.0), self.seat(kept, old_id).await?.0)
+            }
+            None => (None, Seat::Empty),
+        };
         let old_is_there = self.engine.container(&plan.old_container_id).await.map_err(self.failed())?.is_some();
         let text = self.control.policy_text(&plan.cluster).await.map_err(failed(&self.what))?;
         let as_new = policy_with(&text, plan.to, plan.policy_image.as_deref());
@@ -230,7 +245,7 @@ impl<'a> Scene<'a> {
 
     async fn apply(&mut self, action: Action) -> Result<(), OperationError> {
         let plan = self.plan;
-        let (engine, old, old_data) = (self.engine, &plan.old_container_id, &plan.old_data_container_id);
+        let (engine, old) = (self.engine, &plan.old_container_id);
         match action {
             Action::RemoveTrials => {
                 for trial in Trial::ALL {
@@ -241,8 +256,9 @@ impl<'a> Scene<'a> {
             Action::ForbidRestart => engine.set_restart_policy(old, no_restart()).await,
             Action::StopOld => engine.stop(old, STOP_PATIENCE).await,
             Action::SetDatabaseAside => engine.rename_container(old, &plan.kept_container).await,
-            Action::SetDataAside => engine.rename_container(old_data, &plan.kept_data_container).await,
-            Action::MakeData => return self.make_data().await,
+            Action::SetDataAside | Action::MakeData | Action::RemoveNewData | Action::BringDataBack => {
+                return self.apply_to_data(action).await;
+            }
             Action::MakeDatabase => return self.make_database().await,
             Action::StartNew => return self.start_new().await,
             Action::WritePolicy => return self.write_policy(plan.to, plan.policy_image.as_deref()).await,
@@ -254,10 +270,14 @@ impl<'a> Scene<'a> {
                 engine.stop(plan.container.as_str(), STOP_PATIENCE).await.map_err(self.failed())?;
                 engine.remove_container(plan.container.as_str()).await
             }
-            Action::RemoveNewData => engine.remove_container(plan.data_container.as_str()).await,
-            Action::BringDataBack => engine.rename_container(old_data, &plan.data_container).await,
             Action::BringDatabaseBack => engine.rename_container(old, &plan.container).await,
-            Action::RemoveNewVolume => engine.remove_volume(&plan.new_volume).await,
+            Action::RemoveNewVolume => {
+                if let Some(folder) = plan.new_folder() {
+                    let (mount, folder) = adopted::beside(folder, true);
+                    self.ask_beside(mount, &Request::RemoveFolder { folder }).await?;
+                }
+                engine.remove_volume(&plan.new_volume).await
+            }
             Action::RestoreRestart => engine.set_restart_policy(old, plan.restart.clone()).await,
             Action::StartOld => engine.start(old).await,
         }
@@ -271,16 +291,29 @@ impl<'a> Scene<'a> {
         control.replace_policy(cluster, &text, &new).await.map_err(failed(&self.what))
     }
 
-    async fn make_data(&self) -> Result<(), OperationError> {
+    /// What concerns the data container; where there is none, nothing does.
+    async fn apply_to_data(&self, action: Action) -> Result<(), OperationError> {
+        let (engine, Some(data)) = (self.engine, self.plan.data_container()) else { return Ok(()) };
+        match action {
+            Action::SetDataAside => engine.rename_container(&data.old_id, &data.kept).await,
+            Action::MakeData => return self.make_data(data).await,
+            Action::RemoveNewData => engine.remove_container(data.name.as_str()).await,
+            Action::BringDataBack => engine.rename_container(&data.old_id, &data.name).await,
+            _ => Ok(()),
+        }
+        .map_err(self.failed())
+    }
+
+    async fn make_data(&self, data: &DataContainer) -> Result<(), OperationError> {
         let plan = self.plan;
-        let blueprint = self.engine.blueprint(&plan.old_data_container_id).await.map_err(self.failed())?;
+        let blueprint = self.engine.blueprint(&data.old_id).await.map_err(self.failed())?;
         let mut binds = vec![format!("{}:/data", plan.new_volume)];
-        binds.extend(plan.shared.iter().map(|(source, destination)| format!("{source}:{destination}")));
+        binds.extend(data.shared.iter().map(|(source, destination)| format!("{source}:{destination}")));
         let Blueprint { mut body, .. } = blueprint;
         body.labels.get_or_insert_default().insert(label::UPGRADE.to_owned(), self.id.clone());
         let host = body.host_config.take().unwrap_or_default();
         body.host_config = Some(HostConfig { binds: Some(binds), mounts: None, ..host });
-        self.engine.create_container(&plan.data_container, body).await.map_err(self.failed())?;
+        self.engine.create_container(&data.name, body).await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -299,14 +332,61 @@ impl<'a> Scene<'a> {
             self.engine.blueprint(&self.plan.old_container_id).await.map_err(self.failed())?;
         body.image = Some(self.new_image().await?.reference);
         body.labels.get_or_insert_default().insert(label::UPGRADE.to_owned(), self.id.clone());
-        let host = body.host_config.take().unwrap_or_default();
-        body.host_config = Some(HostConfig {
-            volumes_from: Some(vec![self.plan.data_container.to_string()]),
-            restart_policy: Some(self.plan.restart.clone()),
-            ..host
-        });
+        let mut host = body.host_config.take().unwrap_or_default();
+        host.restart_policy = Some(self.plan.restart.clone());
+        match &self.plan.containers {
+            Containers::Pair(data) => host.volumes_from = Some(vec![data.name.to_string()]),
+            Containers::Single(single) => {
+                adopted::mount(&mut host, &self.old_container().await?, Some((single, self.plan.new_data())));
+                adopted::keep_data_directory(&mut body, single);
+            }
+        }
+        body.host_config = Some(host);
         self.engine.create_container(&self.plan.container, body).await.map_err(self.failed())?;
         Ok(())
+    }
+
+    /// Makes the volume for the new data; where it stands for a folder of the host, that too.
+    pub(super) async fn make_volume(&self) -> Result<(), OperationError> {
+        let (engine, plan) = (self.engine, self.plan);
+        let mut labels = label::of_cluster(Purpose::Cluster, &self.run.id, &plan.cluster);
+        labels.insert(label::ROLE.to_owned(), "data".to_owned());
+        labels.insert(label::UPGRADE.to_owned(), self.id.clone());
+        let Some(folder) = plan.new_folder() else {
+            return engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed());
+        };
+        // First: by it a resume knows that there is a folder to be removed.
+        engine.ensure_volume_of_folder(&plan.new_volume, &labels, folder).await.map_err(self.failed())?;
+        let (mount, folder) = adopted::beside(folder, true);
+        let like = adopted::beside(&plan.old_volume, true).1;
+        self.ask_beside(mount, &Request::MakeFolder { folder, like }).await
+    }
+
+    /// Has a worker do something in a folder of the host.
+    async fn ask_beside(&self, mount: WorkerMount, request: &Request) -> Result<(), OperationError> {
+        let worker = WorkerPlan {
+            run: self.run.id.clone(),
+            cluster: self.plan.cluster.clone(),
+            image_id: self.plan.new_image.id.clone(),
+            mounts: vec![mount],
+            network: WorkerNetwork::Nothing,
+            serves: false,
+        };
+        let mut session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
+        let done = session.request(request, &self.control.cancel, |_| {}).await;
+        close_worker(session).await;
+        done.map(drop).map_err(failed(&self.what))
+    }
+
+    /// The old database container, whatever it is called now.
+    async fn old_container(&self) -> Result<Container, OperationError> {
+        let id = &self.plan.old_container_id;
+        self.engine.container(id).await.map_err(self.failed())?.ok_or_else(|| {
+            OperationError::new(
+                Exit::UpgradeNeedsOperator,
+                format!("{}: the old database container ({id}), after which others are made, is gone", self.what),
+            )
+        })
     }
 
     /// Joins the networks that it does not have yet, and starts.
@@ -404,8 +484,9 @@ impl<'a> Scene<'a> {
 
     /// What the control file in the new volume says; its server must not run.
     pub(super) async fn control_file(&self) -> Result<ControlData, OperationError> {
-        let UpgradePlan { new_image, new_volume, to, .. } = self.plan;
-        self.run.control_file(self.engine, &new_image.id, new_volume.as_str(), *to, &self.what).await
+        let plan = self.plan;
+        let data = (plan.new_data(), plan.new_data_below(""));
+        self.run.control_file(self.engine, &plan.new_image.id, (data.0, &data.1), plan.to, &self.what).await
     }
 
     /// Has nobody served by the new server any more: stops it in its place, and removes what works beside it.
@@ -459,19 +540,45 @@ impl<'a> Scene<'a> {
         });
         if trial != Trial::Source {
             body.image = Some(plan.new_image.id.clone());
-            self.for_new_server(&mut body, trial);
+        }
+        match &plan.containers {
+            Containers::Pair(data) if trial != Trial::Source => self.for_new_server(&mut body, data, trial),
+            Containers::Pair(_) => {}
+            Containers::Single(single) => self.hide(&mut body, single, trial).await?,
         }
         let name = plan.trial(trial);
         self.engine.create_container(&name, body).await.map_err(self.failed())?;
+        if trial == Trial::Target && plan.single().is_some() {
+            let (folder, rules) = adopted::rules();
+            self.engine.put_files(name.as_str(), folder, &[rules]).await.map_err(self.failed())?;
+        }
         self.engine.start(name.as_str()).await.map_err(self.failed())?;
         self.engine.require_container(&name).await.map_err(self.failed())
     }
 
+    /// Makes of the body of an adopted container one that nobody finds.
+    async fn hide(&self, body: &mut ContainerCreateBody, single: &Single, trial: Trial) -> Result<(), OperationError> {
+        let (plan, old) = (self.plan, self.old_container().await?);
+        let host = body.host_config.get_or_insert_default();
+        adopted::mount(host, &old, (trial != Trial::Source).then_some((single, plan.new_data())));
+        adopted::own_network(host);
+        adopted::keep_data_directory(body, single);
+        if trial == Trial::Target {
+            adopted::empty(body, single, &plan.bootstrap_role, self.policy.port, plan.wal_segment_bytes);
+        }
+        if trial != Trial::Source {
+            // It must not write into the archive of the old server.
+            adopted::add_settings(body, ["archive_mode=off"]);
+        }
+        adopted::add_settings(body, [adopted::HIDDEN]);
+        Ok(())
+    }
+
     /// The target has no secrets: they would make an admin role, and the backup brings its own.
-    fn for_new_server(&self, body: &mut ContainerCreateBody, trial: Trial) {
+    fn for_new_server(&self, body: &mut ContainerCreateBody, data: &DataContainer, trial: Trial) {
         let plan = self.plan;
         let mut binds = vec![format!("{}:/data", plan.new_volume)];
-        let shared = plan.shared.iter().filter(|(_, destination)| trial == Trial::Proof || destination == "/config");
+        let shared = data.shared.iter().filter(|(_, destination)| trial == Trial::Proof || destination == "/config");
         binds.extend(shared.map(|(source, destination)| format!("{source}:{destination}")));
         let host = body.host_config.take().unwrap_or_default();
         body.host_config = Some(HostConfig { volumes_from: None, binds: Some(binds), ..host });

@@ -42,22 +42,31 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy, by: By) -> Result
         check_kept_long_enough(policy, &last, Timestamp::now(), &what)?;
         check_backed_up(control, policy, &last, by, &what)?;
         let plan = &last.plan;
-        for (name, id) in
-            [(&plan.kept_container, &plan.old_container_id), (&plan.kept_data_container, &plan.old_data_container_id)]
-        {
+        let kept_data = plan.data_container().map(|data| (&data.kept, &data.old_id));
+        for (name, id) in [(&plan.kept_container, &plan.old_container_id)].into_iter().chain(kept_data) {
             if let Some(found) = engine.container(name.as_str()).await.map_err(failed(&what))?
                 && found.id == *id
             {
                 engine.remove_container(&found.id).await.map_err(failed(&what))?;
             }
         }
-        // A folder of the host that was mounted instead of a volume is not ours to delete.
-        if let Ok(volume) = VolumeName::new(plan.old_volume.clone()) {
+        let mut warnings = Vec::new();
+        if plan.single().is_some_and(|single| single.pgdata != single.data_mount && single.new_folder.is_none()) {
+            warnings.push(format!(
+                "volume {} stays: it may hold more than the data directory; if nothing needs it any more: docker volume rm {0}",
+                plan.old_volume
+            ));
+        } else if let Ok(volume) = VolumeName::new(plan.old_volume.clone()) {
             engine.remove_volume(&volume).await.map_err(failed(&what))?;
+        }
+        if plan.new_folder().is_some() {
+            // It said whose the folder was, which stays without it. The one with the old data is not ours to delete.
+            engine.remove_volume(&plan.new_volume).await.map_err(failed(&what))?;
+            warnings.push(format!("folder {} of the host stays, with the old data", plan.old_volume));
         }
         content::forget(control, &last.id);
         control.state.upgrade_phase(&last.id, Phase::Finalized.as_str(), Timestamp::now()).map_err(failed(&what))?;
-        Ok(Upgraded { recorded: require_last(control, &policy.name)?, warnings: vec![] })
+        Ok(Upgraded { recorded: require_last(control, &policy.name)?, warnings })
     }
     .await;
     run.end(ended, |_| (Exit::Ok, "finalized".to_owned(), None)).await

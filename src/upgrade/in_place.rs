@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::look::{check_findings, managed, names_taken, shared};
-use super::plan::{self, Method, OldServer, PinnedImage, UpgradePlan};
+use super::plan::{self, Containers, DataContainer, Method, OldServer, PinnedImage, UpgradePlan};
 use super::record::{Report, check_journal};
 use super::transfer::Origin;
 use super::{Upgraded, carry_out};
 use crate::backup_set::{Manifest, Selector};
-use crate::cluster::{RepoName, VolumeName};
+use crate::cluster::{ContainerName, RepoName, VolumeName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, failed, or_elsewhere};
 use crate::dependents::act::Dependents;
 use crate::docker::{Container, Engine, Image};
@@ -155,7 +155,7 @@ async fn look(
     let set = chosen.commit.set.clone();
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
-    let kept = |name: &str| format!("{name}-before").parse().expect("a suffix fits");
+    let kept = |name: &str| -> ContainerName { format!("{name}-before").parse().expect("a suffix fits") };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let image = PinnedImage { name: container.image.clone(), id: container.image_id.clone() };
     let plan = UpgradePlan {
@@ -169,13 +169,15 @@ async fn look(
         old_image: image.clone(),
         new_image: image,
         kept_container: kept(policy.container.as_str()),
-        kept_data_container: kept(layout.data_container.as_str()),
         container: policy.container.clone(),
-        data_container: layout.data_container.clone(),
         old_container_id: container.id.clone(),
-        old_data_container_id: data.id.clone(),
+        containers: Containers::Pair(DataContainer {
+            name: layout.data_container.clone(),
+            old_id: data.id.clone(),
+            kept: kept(layout.data_container.as_str()),
+            shared: shared(&data),
+        }),
         new_volume: VolumeName::new(format!("pglife-{}-data-{stamp}", policy.name)).expect("it fits"),
-        shared: shared(&data),
         old_volume: data.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default(),
         restart: engine.restart_policy(&container.id).await.map_err(failed(what))?,
         bootstrap_role: server.bootstrap_role.clone(),

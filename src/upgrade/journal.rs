@@ -96,8 +96,8 @@ pub struct Observed {
     pub trials: bool,
     /// Under the database container's name.
     pub database: Seat,
-    /// Under the data container's name.
-    pub data: Seat,
+    /// Under the data container's name; None where the cluster has none.
+    pub data: Option<Seat>,
     /// The old database container is under the name for keeping.
     pub database_aside: bool,
     /// The old data container is under the name for keeping.
@@ -195,7 +195,7 @@ pub fn next(goal: Goal, seen: Observed) -> Next {
     if seen.trials {
         return Next::Do(Action::RemoveTrials);
     }
-    if seen.database == Seat::Stranger || seen.data == Seat::Stranger {
+    if seen.database == Seat::Stranger || seen.data == Some(Seat::Stranger) {
         return Next::Stuck("a container that is not of this cluster has one of its names");
     }
     match goal {
@@ -212,8 +212,8 @@ fn forward(seen: Observed) -> Next {
         (Seat::Old { .. }, _) if seen.restarts => Action::ForbidRestart,
         (Seat::Old { running: true }, _) => Action::StopOld,
         (Seat::Old { running: false }, _) => Action::SetDatabaseAside,
-        (_, Seat::Old { .. }) => Action::SetDataAside,
-        (_, Seat::Empty) => Action::MakeData,
+        (_, Some(Seat::Old { .. })) => Action::SetDataAside,
+        (_, Some(Seat::Empty)) => Action::MakeData,
         (Seat::Empty, _) if !seen.database_aside => {
             return Next::Stuck("the old database container, after which the new one is made, is gone");
         }
@@ -228,9 +228,9 @@ fn forward(seen: Observed) -> Next {
 fn backward(seen: Observed) -> Next {
     let action = match (seen.database, seen.data) {
         (Seat::New { .. }, _) => Action::RemoveNewDatabase,
-        (_, Seat::New { .. }) => Action::RemoveNewData,
-        (_, Seat::Empty) if seen.data_aside => Action::BringDataBack,
-        (_, Seat::Empty) => return Next::Stuck("the old data container is gone"),
+        (_, Some(Seat::New { .. })) => Action::RemoveNewData,
+        (_, Some(Seat::Empty)) if seen.data_aside => Action::BringDataBack,
+        (_, Some(Seat::Empty)) => return Next::Stuck("the old data container is gone"),
         (Seat::Empty, _) if seen.database_aside => Action::BringDatabaseBack,
         (Seat::Empty, _) => return Next::Stuck("the old database container is gone"),
         _ if seen.policy_changes && seen.policy_is_new => Action::RestorePolicy,

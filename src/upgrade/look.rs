@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
+use super::adopted;
 use super::carried;
 use super::gate;
 use super::old_programs;
-use super::plan::{self, Method, OldServer, PinnedImage, Trial, UpgradePlan};
+use super::plan::{self, Containers, DataContainer, Method, OldServer, PinnedImage, Trial, UpgradePlan};
 use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
 use super::rehearsal;
 use crate::backup;
-use crate::cluster::{ClusterName, PgMajor, VolumeName};
+use crate::cluster::{ClusterName, ContainerName, PgMajor, VolumeName};
 use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
 use crate::dependents::act::Dependents;
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
@@ -73,7 +76,20 @@ impl Prepared {
     }
 }
 
-/// The containers of a cluster that pglife can replace.
+/// Refuses what cannot be done with a cluster of this layout.
+fn check_layout(policy: &Policy, method: UpgradeMethod, what: &str) -> Result<(), OperationError> {
+    if matches!(policy.layout, Layout::Managed(_)) {
+        return managed(policy, what).map(drop);
+    }
+    if method == UpgradeMethod::Dump {
+        return Ok(());
+    }
+    Err(OperationError::new(Exit::Refused, format!("{what}: it is adopted, and this version moves those by a dump"))
+        .safe("nothing was touched")
+        .next("take the method `dump`: --method dump"))
+}
+
+/// The containers of a cluster that pglife made.
 pub(super) fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed, OperationError> {
     match (&policy.layout, &policy.login) {
         (Layout::Managed(managed), Login::Socket { .. }) => Ok(managed),
@@ -84,7 +100,7 @@ pub(super) fn managed<'a>(policy: &'a Policy, what: &str) -> Result<&'a Managed,
         .next("take `password_file` out of the policy: pglife's own images let it in by the socket")),
         (Layout::Adopted(_), _) => Err(OperationError::new(
             Exit::Refused,
-            format!("{what}: it is adopted, and this version replaces only containers that pglife made"),
+            format!("{what}: it is adopted, and a backup takes the place only of data in containers that pglife made"),
         )
         .next(format!("restore a backup of it into a new cluster: pglife restore {} --into NAME", policy.name))),
     }
@@ -98,7 +114,8 @@ pub async fn prepare(
     request: &UpgradeRequest,
 ) -> Result<Prepared, OperationError> {
     let what = format!("upgrade of cluster \"{}\" did not begin", policy.name);
-    let layout = managed(policy, &what)?;
+    let method = request.method.unwrap_or(policy.upgrade.method);
+    check_layout(policy, method, &what)?;
     if request.to <= policy.major {
         return Err(OperationError::new(
             Exit::Refused,
@@ -108,13 +125,16 @@ pub async fn prepare(
     }
     check_journal(control, policy, &what)?;
     let usual = format!("pglife/postgres:{}", request.to);
-    if (request.rehearse || policy.upgrade.rehearse) && request.image.as_ref().is_some_and(|image| *image != usual) {
+    let of_our_image = matches!(policy.layout, Layout::Managed(_));
+    if of_our_image
+        && (request.rehearse || policy.upgrade.rehearse)
+        && request.image.as_ref().is_some_and(|image| *image != usual)
+    {
         return Err(OperationError::new(Exit::Usage, format!("{what}: a rehearsal uses {usual}, not another --image"))
             .safe("nothing was touched")
             .next(format!("give that image the name {usual} (docker tag), or upgrade without a rehearsal")));
     }
     control.repositories_of(policy, None)?.writable(policy, &what)?;
-    let method = request.method.unwrap_or(policy.upgrade.method);
     let reads_backups = method == UpgradeMethod::Dump || request.rehearse || policy.upgrade.rehearse;
     if let (Some(encryption), true) = (&control.configuration.settings.encryption, reads_backups) {
         let keys = control.keys(request.identity.as_deref())?;
@@ -129,7 +149,7 @@ pub async fn prepare(
     }
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Look, &policy.name, &engine).await?;
-    let prepared = look(control, &run, &engine, policy, layout, request, &what).await;
+    let prepared = look(control, &run, &engine, policy, request, &what).await;
     run.end(prepared, |_| (Exit::Ok, format!("plan of an upgrade to {}", request.to), None)).await
 }
 
@@ -138,32 +158,45 @@ async fn look(
     run: &Run<'_>,
     engine: &Engine,
     policy: &Policy,
-    layout: &Managed,
     request: &UpgradeRequest,
     what: &str,
 ) -> Result<Prepared, OperationError> {
     let container = backup::running_container(engine, policy, what).await?;
-    let data = engine.require_container(&layout.data_container).await.map_err(failed(what))?;
     let old_image = engine.require_image(&container.image_id).await.map_err(failed(what))?;
-    let reference = request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to));
-    let new_image = engine.require_image(&reference).await.map_err(failed(what))?;
-    let major = new_image.labels.get("pglife.major").map(String::as_str);
-    if !new_image.is_ours() || major != Some(request.to.to_string().as_str()) {
-        return Err(OperationError::new(
-            Exit::Refused,
-            format!("{what}: {reference} is not made from pglife's image of PostgreSQL {}", request.to),
-        )
-        .safe("nothing was touched")
-        .next("name an image built from docker/postgres/Dockerfile (see docs/images.md)"));
-    }
+    let new_image = new_image(engine, policy, &container, request, what).await?;
+    let reference = new_image.reference.clone();
     let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
     let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
     let method = request.method.unwrap_or(policy.upgrade.method);
-    let mut findings = preflight::findings(&profile, &survey, request.to);
+    let suffix =
+        |name: &str| -> ContainerName { format!("{name}-pg{}", profile.major).parse().expect("a suffix fits") };
+    let (containers, mut findings) = match &policy.layout {
+        Layout::Managed(layout) => {
+            let data = engine.require_container(&layout.data_container).await.map_err(failed(what))?;
+            let pair = DataContainer {
+                name: layout.data_container.clone(),
+                kept: suffix(layout.data_container.as_str()),
+                shared: shared(&data),
+                old_id: data.id,
+            };
+            (Containers::Pair(pair), vec![])
+        }
+        Layout::Adopted(layout) => {
+            let body = engine.blueprint(&container.id).await.map_err(failed(what))?.body;
+            let single = adopted::single(
+                &container,
+                &layout.pgdata.to_string_lossy(),
+                &profile,
+                // Nobody else's folder has such a name: it may be removed.
+                &format!("-pg{}-{}", request.to, Timestamp::now().strftime("%Y%m%dT%H%M%SZ")),
+            );
+            let findings = adopted::findings(&container, &body, &single.pgdata, &survey);
+            (Containers::Single(single), findings)
+        }
+    };
+    findings.extend(preflight::findings(&profile, &survey, request.to, &containers));
     findings.extend(preflight::of_method(method, &profile, &survey, request.to));
     findings.extend(preflight::missing_in_image(&survey, &installation, &reference, request.to));
-    let old_volume = container.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default();
-    let suffix = |name: &str| format!("{name}-pg{}", profile.major);
     let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
     let mut plan = UpgradePlan {
         version: plan::PLAN_VERSION,
@@ -175,29 +208,25 @@ async fn look(
         to: request.to,
         old_image: PinnedImage { name: container.image.clone(), id: container.image_id.clone() },
         new_image: PinnedImage { name: reference, id: new_image.id.clone() },
-        kept_container: suffix(policy.container.as_str()).parse().expect("a suffix fits"),
-        kept_data_container: suffix(layout.data_container.as_str()).parse().expect("a suffix fits"),
+        kept_container: suffix(policy.container.as_str()),
         container: policy.container.clone(),
-        data_container: layout.data_container.clone(),
         old_container_id: container.id.clone(),
-        old_data_container_id: data.id.clone(),
+        containers,
         new_volume: VolumeName::new(format!("pglife-{}-data-pg{}", policy.name, request.to)).expect("it fits"),
-        shared: shared(&data),
-        old_volume,
+        old_volume: String::new(),
         restart: engine.restart_policy(&container.id).await.map_err(failed(what))?,
         bootstrap_role: profile.bootstrap_role.clone(),
         system_identifier: profile.system_identifier,
         wal_segment_bytes: profile.wal_segment_bytes,
         bytes: profile.databases.iter().map(|database| database.bytes).sum(),
         databases: profile.connectable(),
-        policy_image: (layout.image.as_str() != format!("pglife/postgres:{}", policy.major))
-            .then(|| request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{}", request.to)))
-            .or_else(|| request.image.clone()),
+        policy_image: policy_image(policy, request),
         sorting: vec![],
         dependents: dependents.would_go_down().map(|follower| follower.name.clone()).collect(),
         needed_bytes: preflight::needed_bytes(&profile),
         expected_downtime: None,
     };
+    plan.old_volume = container.mount_of(plan.data_mount()).map(|mount| mount.source.clone()).unwrap_or_default();
     if method == UpgradeMethod::PgUpgrade {
         let old = installation_of(control, run, engine, &policy.name, &old_image, plan.from, what).await?;
         plan.sorting = old.sorting.changes(&installation.sorting);
@@ -223,6 +252,64 @@ async fn look(
     })
 }
 
+/// The image of the new server.
+async fn new_image(
+    engine: &Engine,
+    policy: &Policy,
+    container: &Container,
+    request: &UpgradeRequest,
+    what: &str,
+) -> Result<Image, OperationError> {
+    let to = request.to;
+    let refused = |why: String, next: &str| {
+        Err(OperationError::new(Exit::Refused, format!("{what}: {why}")).safe("nothing was touched").next(next))
+    };
+    if matches!(policy.layout, Layout::Managed(_)) {
+        let reference = request.image.clone().unwrap_or_else(|| format!("pglife/postgres:{to}"));
+        let image = engine.require_image(&reference).await.map_err(failed(what))?;
+        let major = image.labels.get("pglife.major").map(String::as_str);
+        if !image.is_ours() || major != Some(to.to_string().as_str()) {
+            return refused(
+                format!("{reference} is not made from pglife's image of PostgreSQL {to}"),
+                "name an image built from docker/postgres/Dockerfile (see docs/images.md)",
+            );
+        }
+        return Ok(image);
+    }
+    let of_the_same_name = || adopted::successor(&container.image, policy.major, to);
+    let Some(reference) = request.image.clone().or_else(of_the_same_name) else {
+        return refused(
+            format!(
+                "the image {} of container \"{}\" does not tell by its name which one has PostgreSQL {to}",
+                container.image, container.name
+            ),
+            "name that one, with the same layout and everything that the old one has: --image NAME",
+        );
+    };
+    let image = engine.require_image(&reference).await.map_err(|error| {
+        let next = format!("docker pull {reference} on host \"{}\"; or name another one: --image NAME", policy.host);
+        OperationError { next: Some(next), ..failed(what)(error).safe("nothing was touched") }
+    })?;
+    match adopted::unfit(&image) {
+        Some(why) => refused(
+            format!(
+                "the container of an adopted cluster is made anew from an image of its own layout, and {reference} {why}"
+            ),
+            "name one that is made from the official image of PostgreSQL: --image NAME; or restore a backup into a new cluster: \
+             pglife restore … --into NAME",
+        ),
+        None => Ok(image),
+    }
+}
+
+/// The value of `image` in the policy afterwards: that of an adopted cluster has none.
+fn policy_image(policy: &Policy, request: &UpgradeRequest) -> Option<String> {
+    let Layout::Managed(layout) = &policy.layout else { return None };
+    let usual = |major: PgMajor| format!("pglife/postgres:{major}");
+    let names_one = layout.image.as_str() != usual(policy.major);
+    request.image.clone().or_else(|| names_one.then(|| usual(request.to)))
+}
+
 /// The volumes of a data container beside that of the data: source and destination.
 pub(super) fn shared(data: &Container) -> Vec<(String, String)> {
     let others = data.mounts.iter().filter(|mount| mount.destination != "/data");
@@ -237,7 +324,8 @@ pub(super) async fn names_taken(
 ) -> Result<Vec<Finding>, OperationError> {
     let mut findings = Vec::new();
     let trials = Trial::ALL.map(|trial| plan.trial(trial));
-    for name in [&plan.kept_container, &plan.kept_data_container].into_iter().chain(&trials) {
+    let kept_data = plan.data_container().map(|data| &data.kept);
+    for name in [&plan.kept_container].into_iter().chain(kept_data).chain(&trials) {
         if engine.container(name.as_str()).await.map_err(failed(what))?.is_some() {
             findings.push(Finding::blocks(
                 format!("there is a container \"{name}\", whose name is needed"),
@@ -264,8 +352,11 @@ async fn policy_stays_readable(
     let text = control.policy_text(&policy.name).await.map_err(failed("the policy cannot be read"))?;
     let changed = carried::policy_with(&text, plan.to, plan.policy_image.as_deref());
     let fits = configuration.check_policy(&policy.name, &changed).is_ok_and(|changed| {
-        let Layout::Managed(layout) = &changed.layout else { return false };
-        changed.major == plan.to && layout.image.as_str() == plan.new_image.name
+        let has_image = match &changed.layout {
+            Layout::Managed(layout) => layout.image.as_str() == plan.new_image.name,
+            Layout::Adopted(_) => true,
+        };
+        changed.major == plan.to && has_image
     });
     if fits {
         return Ok(vec![]);
@@ -317,8 +408,9 @@ pub(super) async fn survey_of(
     image: &Image,
     what: &str,
 ) -> Result<(crate::backup_set::ServerProfile, Survey), OperationError> {
+    let mounts = adopted::data_seen_by_a_survey(policy, container);
     let (session, profile) =
-        provision::await_server(control, run, policy, engine, container, image, vec![], what, 10, Some(policy.major))
+        provision::await_server(control, run, policy, engine, container, image, mounts, what, 10, Some(policy.major))
             .await?;
     let (login, _) = control.login(policy, container)?;
     let surveyed = |event| match event {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::plan::Containers;
 use crate::backup_set::ServerProfile;
 use crate::cluster::PgMajor;
 use crate::docker::container::is_below;
@@ -40,6 +41,11 @@ impl Finding {
     /// One that stops the upgrade before it begins.
     pub fn blocks(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(Severity::Blocks, what, remedy)
+    }
+
+    /// One that the operator should read.
+    pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, what, remedy)
     }
 }
 
@@ -85,9 +91,10 @@ fn removed(name: &str, from: PgMajor, to: PgMajor) -> Option<&'static str> {
     found.map(|(_, _, remedy)| *remedy)
 }
 
-/// What stands in the way, or should be known, of the server that told `profile` and `survey`.
-pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Finding> {
+/// What stands in the way, or should be known, of the server in `containers` that told `profile` and `survey`.
+pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor, containers: &Containers) -> Vec<Finding> {
     let from = profile.major;
+    let is_ours = matches!(containers, Containers::Pair(_));
     let mut found = Vec::new();
     let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
     if survey.in_recovery {
@@ -114,9 +121,10 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
         }
     }
     for space in &profile.tablespaces {
-        if !is_below(&space.location, "/data") {
+        if !is_ours || !is_below(&space.location, "/data") {
+            let why = if is_ours { "outside the data volume" } else { "and none of an adopted cluster is carried" };
             blocks(
-                format!("tablespace \"{}\" lies in {}, outside the data volume", space.name, space.location),
+                format!("tablespace \"{}\" lies in {}, {why}", space.name, space.location),
                 "move its tables into another tablespace and drop it",
             );
         }
@@ -132,7 +140,7 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
             let (name, file) = (&setting.name, &setting.file);
             blocks(format!("setting {name} in {file} is unknown to PostgreSQL {to}"), remedy);
         }
-        if is_own_change(setting, survey) {
+        if is_ours && is_own_change(setting, survey) {
             blocks(
                 format!(
                     "{} was set to '{}' in {}, which is not carried: the new data directory has a new one",
@@ -157,7 +165,7 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
             blocks(format!("{what} {} in database \"{}\"", outdated.name, outdated.database), remedy);
         }
     }
-    for name in &survey.access_files {
+    for name in survey.access_files.iter().filter(|_| is_ours) {
         if !is_below(name, &survey.data_directory) && !is_below(name, "/config") {
             blocks(
                 format!("{name} lies outside the data directory and /config, where the new container has nothing"),
@@ -177,15 +185,13 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Fi
         );
     }
     for name in &survey.slots {
-        found.push(Finding::new(
-            Severity::Warning,
+        found.push(Finding::warning(
             format!("replication slot {name} is not carried"),
             "make it anew afterwards; what consumes it must begin again",
         ));
     }
     for name in &survey.receivers {
-        found.push(Finding::new(
-            Severity::Warning,
+        found.push(Finding::warning(
             format!("standby or receiver {name} cannot follow the new server"),
             "make it anew from the new server",
         ));

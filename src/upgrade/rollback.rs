@@ -282,11 +282,14 @@ async fn rescue(scene: &mut Scene<'_>) -> Result<String, OperationError> {
         }
         Err(error) => {
             let plan = scene.plan;
+            let remove = match plan.new_folder() {
+                Some(folder) => format!("rm -r {folder}; docker volume rm {}", plan.new_volume),
+                None => format!("docker volume rm {}", plan.new_volume),
+            };
             format!(
-                "the new server could not be backed up ({}); its volume {} stays: look at it with {}, and when it is not needed \
-                 any more: docker volume rm {1}",
+                "the new server could not be backed up ({}); its {} stays: look at it with {}, and when it is not needed any more: {remove}",
                 error.chain(),
-                plan.new_volume,
+                plan.new_place(),
                 plan.new_image.name
             )
         }

@@ -17,7 +17,6 @@ use super::preflight::Finding;
 use super::{carried, content, preflight};
 use crate::cluster::{DatabaseName, VolumeName};
 use crate::control::{OperationError, close_worker, failed};
-use crate::docker::label::{self, Purpose};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Image};
 use crate::policy::{Policy, UpgradeMethod};
@@ -81,7 +80,7 @@ async fn from_stop_to_commit(
     let (profile, survey) =
         survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
     // What came since the plan; nobody can change it any more.
-    let mut findings = preflight::findings(&profile, &survey, plan.to);
+    let mut findings = preflight::findings(&profile, &survey, plan.to, &plan.containers);
     findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
     findings.extend(preflight::of_method(prepared.method, &profile, &survey, plan.to));
     if old_programs.is_some() && parity(&profile, &survey) != prepared.parity {
@@ -104,7 +103,7 @@ async fn from_stop_to_commit(
     };
 
     let image = scene.new_image().await?;
-    let policy = scene.policy_of(plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let step = scene.step("settle")?;
     let place = Place { policy: &policy, target: &target, image: &image };
     settle(scene, place, prepared.method, &survey, &databases).await?;
@@ -167,15 +166,13 @@ async fn settle(
     databases: &[DatabaseName],
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
-    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_volume.as_str(), "/data", true)];
+    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_data(), "/data", true)];
     let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
-    let in_data = survey.access_files.iter().filter_map(|file| Some((file.strip_prefix("/data/")?, file)));
-    let files = in_data.map(|(inside, file)| {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        (format!("{OLD_DATA}/{inside}"), format!("/data/{}/{name}", plan.to))
-    });
+    let new_data = plan.new_data_below("/data");
+    let files = carried::files(survey, plan).into_iter();
+    let files = files.map(|(inside, name)| (format!("{OLD_DATA}/{inside}"), format!("{new_data}/{name}")));
     let mut statements = carried::system_settings(survey);
     if method == UpgradeMethod::PgUpgrade {
         statements.extend(carried::settings_of_every_role(survey));
@@ -207,13 +204,4 @@ async fn settle(
 
 fn mount(source: &str, destination: &str, writable: bool) -> WorkerMount {
     WorkerMount { source: source.to_owned(), destination: destination.to_owned(), writable }
-}
-
-/// Makes the volume for the new data.
-async fn make_volume(scene: &Scene<'_>) -> Result<(), OperationError> {
-    let plan = scene.plan;
-    let mut labels = label::of_cluster(Purpose::Cluster, &scene.run.id, &plan.cluster);
-    labels.insert(label::ROLE.to_owned(), "data".to_owned());
-    labels.insert(label::UPGRADE.to_owned(), scene.id.clone());
-    scene.engine.ensure_volume(&plan.new_volume, &labels).await.map_err(scene.failed())
 }

@@ -127,6 +127,8 @@ async fn answer(request: Request, line: &Line) -> Result<Vec<String>, Failure> {
             Request::LookAtImage { major } => upgrade::look_at_image(major, &line),
             Request::ReadControlFile { major, pgdata } => upgrade::read_control_file(major, &pgdata, &line),
             Request::MeasureFreeSpace { folder } => upgrade::measure_free_space(&folder, &line),
+            Request::MakeFolder { folder, like } => upgrade::make_folder(&folder, &like),
+            Request::RemoveFolder { folder } => upgrade::remove_folder(&folder),
             Request::CountTransactions { login } => runtime.block_on(upgrade::count_transactions(&login, &line)),
             Request::TakeFacts(job) => runtime.block_on(upgrade::take_facts(&job, &line)),
             Request::Settle(job) => runtime.block_on(upgrade::settle(&job, &line)),

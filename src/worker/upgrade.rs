@@ -3,6 +3,7 @@
 mod renewal;
 
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 
 use crate::cluster::{DatabaseName, PgMajor, RoleName};
@@ -12,9 +13,9 @@ use crate::postgres::installation::Installation;
 use crate::postgres::tools::Toolbox;
 use crate::postgres::{self, Login, PostgresError, inspect, survey};
 
-use super::files::replace;
+use super::files::{make_folder_of, replace};
 use super::process::{Line, connect_somewhere};
-use super::{Event, Failure, SettleJob, TakeFactsJob, Trouble};
+use super::{BESIDE, Event, Failure, SettleJob, TakeFactsJob, Trouble};
 
 /// Asks the server what stands in the way, and the file system how much is free.
 pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Failure> {
@@ -22,6 +23,8 @@ pub(super) async fn survey(login: &Login, line: &Line) -> Result<Vec<String>, Fa
     let mut survey = survey::survey(&client).await?;
     // Where the worker does not see the volume, nothing is said of it.
     survey.free_bytes = free_bytes(&survey.data_directory).unwrap_or(u64::MAX);
+    let disk = |folder: &str| std::fs::metadata(folder).map(|folder| folder.dev());
+    survey.is_own_disk = disk(BESIDE).is_ok_and(|above| disk(&survey.data_directory).is_ok_and(|own| own != above));
     for database in inspect::databases(&client).await?.into_iter().filter(|database| database.connectable) {
         if line.stop.is_cancelled() {
             return Err(Failure::new(Trouble::Cancelled, "cancelled"));
@@ -58,6 +61,32 @@ pub(super) fn measure_free_space(folder: &str, line: &Line) -> Result<Vec<String
     let bytes = free_bytes(folder).map_err(|error| Failure::from_error(Trouble::Other, &what, &error))?;
     line.tell(&Event::FreeSpace { bytes });
     Ok(vec![])
+}
+
+/// Makes an empty folder with the owner and the mode of another; content with one that is there and empty.
+pub(super) fn make_folder(folder: &str, like: &str) -> Result<Vec<String>, Failure> {
+    let make = || {
+        if let Err(error) = std::fs::create_dir(folder)
+            && (error.kind() != io::ErrorKind::AlreadyExists || std::fs::read_dir(folder)?.next().is_some())
+        {
+            return Err(error);
+        }
+        let model = std::fs::metadata(like)?;
+        std::fs::set_permissions(folder, model.permissions())?;
+        chown(folder, Some(model.uid()), Some(model.gid()))
+    };
+    make().map_err(|error| Failure::from_error(Trouble::Other, &format!("making the folder {folder}"), &error))?;
+    Ok(vec![])
+}
+
+/// Removes a folder with all that is in it; content where there is none.
+pub(super) fn remove_folder(folder: &str) -> Result<Vec<String>, Failure> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::from_error(Trouble::Other, &format!("removing the folder {folder}"), &error))
+        }
+        _ => Ok(vec![]),
+    }
 }
 
 /// Says how far the server's transactions are: only one that writes gets an id (PostgreSQL manual, Transactions and Identifiers).
@@ -104,7 +133,10 @@ pub(super) async fn take_facts(job: &TakeFactsJob, line: &Line) -> Result<Vec<St
 pub(super) async fn settle(job: &SettleJob, line: &Line) -> Result<Vec<String>, Failure> {
     for (from, to) in &job.files {
         std::fs::read(from)
-            .and_then(|bytes| replace(Path::new(to), &bytes))
+            .and_then(|bytes| {
+                make_folder_of(Path::new(to))?;
+                replace(Path::new(to), &bytes)
+            })
             .map_err(|error| Failure::from_error(Trouble::Other, &format!("copying {from} to {to}"), &error))?;
     }
     let client = connect_somewhere(&job.login).await?;

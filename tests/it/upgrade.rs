@@ -1,5 +1,6 @@
 //! An upgrade ends *upgraded* or *as before*, wherever it is cut, and says which.
 
+mod adopted;
 mod by_itself;
 mod everything;
 mod gate;

@@ -54,3 +54,54 @@ fn settings_of_every_role_are_carried_and_no_others() {
     let found = settings_of_every_role(&survey).into_iter().map(|one| one.replace('"', "")).collect::<Vec<_>>();
     assert_eq!(found, expected.map(|one| one.replace('"', "")));
 }
+
+#[test]
+fn files_are_carried_from_where_the_old_server_reads_them() {
+    use super::super::plan::{Containers, DataContainer, Single, example};
+    let server = |data: &str| Survey {
+        data_directory: data.to_owned(),
+        settings: vec![
+            setting(&format!("{data}/postgresql.conf"), "max_connections", "77"),
+            setting(&format!("{data}/conf.d/tls.conf"), "ssl", "on"),
+            setting(&format!("{data}/conf.d/tls.conf"), "ssl_key_file", "/run/secrets/key"),
+            setting(&format!("{data}/postgresql.auto.conf"), "work_mem", "2MB"),
+        ],
+        access_files: vec![format!("{data}/pg_hba.conf"), "/etc/pg_ident.conf".to_owned()],
+        ..Survey::default()
+    };
+    let name = |text: &str| text.parse().expect("a name");
+    let pair =
+        DataContainer { name: name("shop-data"), old_id: "1".to_owned(), kept: name("shop-data-pg17"), shared: vec![] };
+    let plan = UpgradePlan { containers: Containers::Pair(pair), ..example() };
+    let told = |files: Vec<(String, String)>| -> Vec<String> {
+        files.iter().map(|(from, to)| format!("{from} {to}")).collect()
+    };
+    // What is in /config is shared, and a line of the data directory's own file was refused before.
+    assert_eq!(told(files(&server("/data/17"), &plan)), ["17/pg_hba.conf pg_hba.conf"]);
+    assert_eq!(plan.new_data_below("/x"), "/x/18");
+
+    let single = |pgdata: &str| Single {
+        data_mount: "/var/lib/postgresql/data".to_owned(),
+        pgdata: pgdata.to_owned(),
+        restore_settings: vec![],
+        new_folder: None,
+    };
+    let pgdata = "/var/lib/postgresql/data/pgdata";
+    let plan = UpgradePlan { containers: Containers::Single(single(pgdata)), ..example() };
+    assert_eq!(plan.new_data_below("/x"), "/x/pgdata");
+    let expected = [
+        "pgdata/conf.d/tls.conf conf.d/tls.conf",
+        "pgdata/pg_hba.conf pg_hba.conf",
+        "pgdata/postgresql.conf postgresql.conf",
+        "pgdata/server.crt server.crt",
+    ];
+    let told_of_both = |rules: &str| {
+        let access_files = vec![rules.to_owned(), "/etc/pg_ident.conf".to_owned()];
+        told(files(&Survey { access_files, ..server(pgdata) }, &plan))
+    };
+    for rules in ["/etc/pg_hba.conf", "/var/lib/postgresql/data/pgdata/pg_hba.conf"] {
+        assert_eq!(told_of_both(rules), expected, "{rules}");
+    }
+    let plan = UpgradePlan { containers: Containers::Single(single("/var/lib/postgresql/data")), ..example() };
+    assert_eq!(plan.new_data_below("/x"), "/x");
+}

@@ -4,29 +4,32 @@ use super::*;
 
 /// What an old server may be like.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether something was so")]
 struct Old {
     restarts: bool,
     ran: bool,
     policy_changes: bool,
+    data_container: bool,
 }
 
 /// Of an upgrade.
-const SERVES: Old = Old { restarts: true, ran: true, policy_changes: true };
+const SERVES: Old = Old { restarts: true, ran: true, policy_changes: true, data_container: true };
 
 fn olds() -> impl Strategy<Value = Old> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(restarts, ran, policy_changes)| Old {
+    any::<[bool; 4]>().prop_map(|[restarts, ran, policy_changes, data_container]| Old {
         restarts,
         ran,
         policy_changes,
+        data_container,
     })
 }
 
 /// The world as it is before.
-fn before(Old { restarts: had_restarts, ran, policy_changes }: Old) -> Observed {
+fn before(Old { restarts: had_restarts, ran, policy_changes, data_container }: Old) -> Observed {
     Observed {
         trials: false,
         database: Seat::Old { running: ran },
-        data: Seat::Old { running: false },
+        data: data_container.then_some(Seat::Old { running: false }),
         database_aside: false,
         data_aside: false,
         new_volume: false,
@@ -46,14 +49,14 @@ fn after(mut world: Observed, action: Action) -> Observed {
         Action::ForbidRestart => world.restarts = false,
         Action::StopOld => world.database = Seat::Old { running: false },
         Action::SetDatabaseAside => (world.database, world.database_aside) = (Seat::Empty, true),
-        Action::SetDataAside => (world.data, world.data_aside) = (Seat::Empty, true),
-        Action::MakeData => world.data = Seat::New { running: false },
+        Action::SetDataAside => (world.data, world.data_aside) = (Some(Seat::Empty), true),
+        Action::MakeData => world.data = Some(Seat::New { running: false }),
         Action::MakeDatabase => world.database = Seat::New { running: false },
         Action::StartNew => world.database = Seat::New { running: true },
         Action::WritePolicy => world.policy_is_new = true,
         Action::RemoveNewDatabase => world.database = Seat::Empty,
-        Action::RemoveNewData => world.data = Seat::Empty,
-        Action::BringDataBack => (world.data, world.data_aside) = (Seat::Old { running: false }, false),
+        Action::RemoveNewData => world.data = Some(Seat::Empty),
+        Action::BringDataBack => (world.data, world.data_aside) = (Some(Seat::Old { running: false }), false),
         Action::BringDatabaseBack => {
             (world.database, world.database_aside) = (Seat::Old { running: false }, false);
         }
@@ -111,7 +114,7 @@ proptest! {
         let (world, done) = drive(Goal::Upgraded, world, 32);
         prop_assert!(done);
         prop_assert_eq!(world.database, Seat::New { running: true });
-        prop_assert!(world.database_aside && world.data_aside && world.policy_is_new && !world.trials && !world.restarts);
+        prop_assert!(world.database_aside && world.data_aside == old.data_container && world.policy_is_new && !world.trials && !world.restarts);
     }
 
     #[test]
@@ -132,7 +135,7 @@ proptest! {
             if action == Action::StartOld {
                 let (database, data) = (world.database, world.data);
                 prop_assert!(matches!(database, Seat::Old { .. }), "{:?}", database);
-                prop_assert!(!matches!(data, Seat::New { .. }), "{:?}", data);
+                prop_assert!(!matches!(data, Some(Seat::New { .. })), "{:?}", data);
             }
             world = after(world, action);
         }

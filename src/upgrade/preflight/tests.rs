@@ -1,3 +1,4 @@
+use super::super::plan::{DataContainer, Single};
 use super::*;
 use crate::backup_set::{DatabaseProfile, Tablespace};
 use crate::cluster::{DatabaseName, RoleName};
@@ -35,6 +36,18 @@ fn database(name: &str, connectable: bool) -> DatabaseProfile {
     }
 }
 
+fn pair() -> Containers {
+    let name = |text: &str| text.parse().expect("a name");
+    let data =
+        DataContainer { name: name("c-data"), old_id: "1".to_owned(), kept: name("c-data-pg15"), shared: vec![] };
+    Containers::Pair(data)
+}
+
+fn single() -> Containers {
+    let (data_mount, pgdata) = ("/var/lib/postgresql/data".to_owned(), "/var/lib/postgresql/data".to_owned());
+    Containers::Single(Single { data_mount, pgdata, restore_settings: vec![], new_folder: None })
+}
+
 fn survey() -> Survey {
     Survey { data_directory: "/data/15".to_owned(), free_bytes: u64::MAX, ..Survey::default() }
 }
@@ -53,7 +66,7 @@ fn a_plain_server_has_nothing_against_it() {
         setting("/data/15/postgresql.auto.conf", "work_mem", "8MB"),
     ];
     plain.access_files = vec!["/data/15/pg_hba.conf".to_owned(), "/config/pg_ident.conf".to_owned()];
-    assert_eq!(findings(&profile(15), &plain, major(18)), []);
+    assert_eq!(findings(&profile(15), &plain, major(18), &pair()), []);
 }
 
 #[test]
@@ -73,7 +86,7 @@ fn everything_that_blocks_is_told_at_once_with_a_remedy() {
     let mut server = profile(15);
     server.databases.push(database("closed", false));
     server.tablespaces.push(Tablespace { name: "far".to_owned(), location: "/mnt/x".to_owned() });
-    let found = findings(&server, &bad, major(18));
+    let found = findings(&server, &bad, major(18), &pair());
     for part in [
         "standby",
         "prepared transaction",
@@ -98,8 +111,8 @@ fn everything_that_blocks_is_told_at_once_with_a_remedy() {
 fn a_setting_is_removed_only_between_the_majors_of_the_upgrade() {
     let mut server = survey();
     server.settings = vec![setting("/config/a.conf", "old_snapshot_threshold", "1h")];
-    assert_eq!(findings(&profile(15), &server, major(16)), []);
-    assert_eq!(findings(&profile(15), &server, major(17)).len(), 1);
+    assert_eq!(findings(&profile(15), &server, major(16), &pair()), []);
+    assert_eq!(findings(&profile(15), &server, major(17), &pair()).len(), 1);
 }
 
 #[test]
@@ -107,7 +120,7 @@ fn slots_and_receivers_are_warnings() {
     let mut server = survey();
     server.slots = vec!["s (logical)".to_owned()];
     server.receivers = vec!["walreceiver".to_owned()];
-    let found = findings(&profile(15), &server, major(17));
+    let found = findings(&profile(15), &server, major(17), &pair());
     assert!(found.iter().all(|finding| finding.severity == Severity::Warning));
     assert_eq!(found.len(), 2);
 }
@@ -170,9 +183,9 @@ fn what_a_later_major_does_not_take_is_told_only_for_that_major() {
         outdated(OutdatedKind::PostfixOperator, "!!!(bigint,NONE)"),
         outdated(OutdatedKind::NullableChild, "public.child (c)"),
     ];
-    let told = |to| findings(&profile(11), &server, major(to)).len();
+    let told = |to| findings(&profile(11), &server, major(to), &pair()).len();
     assert_eq!((told(12), told(13), told(14)), (2, 2, 3));
-    let words = findings(&profile(11), &server, major(14))[1].what.clone();
+    let words = findings(&profile(11), &server, major(14), &pair())[1].what.clone();
     assert!(words.contains("postfix") && words.contains("!!!(bigint,NONE) in database \"a\""), "{words}");
 }
 
@@ -195,4 +208,23 @@ fn what_matters_to_one_method_is_told_for_that_one() {
     assert_eq!(files.len(), 1, "{files:?}");
     assert!(files[0].0 == Severity::Blocks && files[0].1.contains("slot s (logical)"), "{files:?}");
     assert_eq!(told(UpgradeMethod::PgUpgrade, 15), []);
+}
+
+/// The files of an adopted cluster's data directory are carried, and its other mounts are the new container's, too.
+#[test]
+fn an_adopted_cluster_keeps_its_settings_where_it_has_them() {
+    let mut adopted = survey();
+    adopted.data_directory = "/var/lib/postgresql/data".to_owned();
+    adopted.settings = vec![
+        setting("/var/lib/postgresql/data/postgresql.conf", "max_connections", "500"),
+        setting("/etc/postgresql/my.conf", "work_mem", "64MB"),
+    ];
+    adopted.access_files = vec!["/etc/postgresql/pg_hba.conf".to_owned()];
+    assert_eq!(findings(&profile(15), &adopted, major(18), &single()), []);
+
+    let location = |text: &str| Tablespace { name: "fast".to_owned(), location: text.to_owned() };
+    for place in ["/mnt/fast", "/data/fast", "pg_tblspc/16400"] {
+        let server = ServerProfile { tablespaces: vec![location(place)], ..profile(15) };
+        assert_eq!(findings(&server, &adopted, major(18), &single()).len(), 1, "{place}");
+    }
 }

@@ -28,7 +28,7 @@ pub(super) async fn initialise(scene: &mut Scene<'_>, prepared: &Prepared) -> Re
         new_data: new_data(scene),
     };
     let step = scene.step("volume")?;
-    super::make_volume(scene).await?;
+    scene.make_volume().await?;
     let old = mount(&plan.old_volume, OLD_DATA, false);
     let mut session = start(scene, vec![old, mount(plan.new_volume.as_str(), "/data", true)]).await?;
     let request = Request::Initialise(Box::new(job));

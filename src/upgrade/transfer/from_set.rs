@@ -6,7 +6,7 @@ use super::super::drive::Scene;
 use super::super::in_place::InPlace;
 use super::super::journal::Phase;
 use super::super::plan::{OldServer, Trial};
-use super::{Place, make_volume, mount, prove, stop_old, through_backup};
+use super::{Place, mount, prove, stop_old, through_backup};
 use crate::causes;
 use crate::control::{OperationError, close_worker, failed, start_worker};
 use crate::docker::Image;
@@ -22,7 +22,7 @@ pub(super) async fn until_commit(scene: &mut Scene<'_>, in_place: &InPlace) -> R
     scene.report.backup = Some(in_place.chosen.commit.set.clone());
     scene.save_report()?;
     let step = scene.step("volume")?;
-    make_volume(scene).await?;
+    scene.make_volume().await?;
     check_space(scene).await?;
     scene.end(step);
 
@@ -78,7 +78,7 @@ async fn check_space(scene: &Scene<'_>) -> Result<(), OperationError> {
 /// does not, nobody waits for this.
 async fn note_facts(scene: &mut Scene<'_>, image: &Image) -> Result<(), OperationError> {
     let step = scene.step("facts")?;
-    let policy = scene.policy_of(scene.plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let target = scene.engine.require_container(&policy.container).await.map_err(scene.failed())?;
     let facts = content::facts_of(scene, &policy, &target, image, &scene.plan.databases, None).await?;
     content::keep(scene, &facts)?;
@@ -98,7 +98,7 @@ async fn into_new_server(
     scene.end(step);
 
     let step = scene.step("restore")?;
-    let policy = scene.policy_of(scene.plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let place = Place { policy: &policy, target: &target, image };
     let mut warnings = through_backup::restore_into(scene, place, &in_place.chosen, plan).await?;
     scene.end(step);
@@ -154,7 +154,7 @@ async fn unpack(
     image: &Image,
 ) -> Result<Vec<String>, OperationError> {
     let step = scene.step("unpack")?;
-    let policy = scene.policy_of(scene.plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let (source, what) = (in_place.chosen.source(), scene.what().to_owned());
     let (control, run, engine, progress) = (scene.control, scene.run, scene.engine, scene.progress);
     let volumes = VolumeScene { control, run, engine, image, policy: &policy, source: &source, what: &what, progress };

@@ -21,7 +21,6 @@ pub(super) async fn transfer(
     databases: &[DatabaseName],
     identity: Option<&Path>,
 ) -> Result<Container, OperationError> {
-    let plan = scene.plan;
     let step = scene.step("backup")?;
     let taken = backup::take_in_run(scene.control, scene.run, policy, scene.engine, scene.progress).await?;
     if taken.exit == Exit::Failed || !taken.warnings.is_empty() && taken.repositories().next().is_none() {
@@ -33,13 +32,13 @@ pub(super) async fn transfer(
     scene.end(step);
 
     let step = scene.step("target")?;
-    super::make_volume(scene).await?;
+    scene.make_volume().await?;
     let target = scene.start_trial(Trial::Target).await?;
     scene.end(step);
 
     let step = scene.step("restore")?;
     let image = scene.new_image().await?;
-    let policy = scene.policy_of(plan.trial(Trial::Target), true);
+    let policy = scene.target_policy();
     let (chosen, how) = self::taken(scene, &taken.commit.set, databases, identity)?;
     restore_into(scene, Place { policy: &policy, target: &target, image: &image }, &chosen, &how).await?;
     scene.end(step);
