@@ -11,6 +11,7 @@
 //! (PostgreSQL manual, Making a Base Backup Using the Low Level API), so that replay asks little of what the files held. Where it
 //! does ask, it may be told to go on (`ignore_invalid_pages`); who does that must look of whose relations it complains.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -43,23 +44,59 @@ pub struct Excerpt {
     pub entries: u64,
     /// Settings of the server that is started on it, which win over all others.
     pub settings: String,
+    /// Of one more database, which relations' files are whole; None: no other is hollow.
+    #[serde(default)]
+    pub part: Option<PartOfDatabase>,
+}
+
+/// Relations of a database, by the numbers of their files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartOfDatabase {
+    /// The oid of the database.
+    pub database: u32,
+    /// The numbers, beside those of the catalogue as `initdb` made it.
+    pub files: BTreeSet<u32>,
+}
+
+/// The first number that no catalogue has at first (`FirstNormalObjectId`).
+pub(in crate::worker) const FIRST_OF_USERS: u32 = 16384;
+/// `pg_largeobject` and its index: part of the catalogue, and large.
+pub(in crate::worker) const LARGE_OBJECTS: [u32; 2] = [2613, 2683];
+
+impl PartOfDatabase {
+    /// Whether the files of this number are whole. There is no number 0.
+    pub fn has(&self, number: u32) -> bool {
+        let is_of_catalogue = (1..FIRST_OF_USERS).contains(&number) && !LARGE_OBJECTS.contains(&number);
+        is_of_catalogue || self.files.contains(&number)
+    }
 }
 
 impl Excerpt {
     /// True for a file that is only as long as it was; `name` is that in the tar. What is not known for one is whole.
     pub fn is_hollow(&self, name: &Path) -> bool {
+        self.in_server(name).iter().any(|inside| self.empties(inside))
+    }
+
+    /// What the server calls the file `name` of the tar, relative to its data directory; tablespaces all have the oid 0.
+    pub(in crate::worker) fn in_server(&self, name: &Path) -> Vec<String> {
         let path = Path::new("/").join(name);
         let in_pgdata = path.strip_prefix(&self.pgdata).ok().map(Path::to_owned);
         let in_tablespaces = self.tablespaces.iter().filter_map(|folder| {
             let inside = path.strip_prefix(folder).ok()?;
             Some(Path::new("pg_tblspc/0").join(inside))
         });
-        in_pgdata.into_iter().chain(in_tablespaces).any(|inside| inside.to_str().is_some_and(|text| self.empties(text)))
+        in_pgdata.into_iter().chain(in_tablespaces).filter_map(|inside| inside.to_str().map(str::to_owned)).collect()
     }
 
-    /// True for a relation's file of a database that is empty; `file` is relative to the data directory.
+    /// True for a relation's file that is empty; `file` is relative to the data directory.
     fn empties(&self, file: &str) -> bool {
-        Place::of(file).is_some_and(|place| self.hollow.contains(&place.database))
+        Place::of(file).is_some_and(|place| self.is_empty_at(&place))
+    }
+
+    /// The same for the place of one.
+    pub(in crate::worker) fn is_empty_at(&self, place: &Place) -> bool {
+        let left_out = |part: &PartOfDatabase| part.database == place.database && !part.has(place.file_number);
+        self.hollow.contains(&place.database) || self.part.as_ref().is_some_and(left_out)
     }
 
     /// True for a line of a log that names a relation whose content was there. Of the others a server may say what it likes.
@@ -173,7 +210,37 @@ mod tests {
             hollow: hollow.to_vec(),
             entries: 0,
             settings: String::new(),
+            part: None,
         }
+    }
+
+    #[test]
+    fn of_a_database_in_part_the_catalogue_is_whole() {
+        let part = PartOfDatabase { database: 16384, files: [16401, 16390].into() };
+        let excerpt = Excerpt { part: Some(part), ..excerpt(&[16400]) };
+        for whole in [
+            "base/16384/1259",
+            "base/16384/16383",
+            "base/16384/16390_vm",
+            "base/16384/16401.3",
+            "base/16384/pg_filenode.map",
+            "base/5/16402",
+            "base/5/2613",
+            "global/16402",
+        ] {
+            assert!(!excerpt.is_hollow(&Path::new("data/17").join(whole)), "{whole}");
+            assert!(
+                Place::of(whole).is_none() || excerpt.is_alarming(&format!("page 1 of relation {whole}")),
+                "{whole}"
+            );
+        }
+        for hollow in
+            ["base/16384/16384", "base/16384/16402_fsm", "base/16384/2613.1", "base/16384/2683", "base/16400/16401"]
+        {
+            assert!(excerpt.is_hollow(&Path::new("data/17").join(hollow)), "{hollow}");
+            assert!(!excerpt.is_alarming(&format!("page 1 of relation {hollow}")), "{hollow}");
+        }
+        assert!(!excerpt.part.expect("one").has(0));
     }
 
     #[test]
