@@ -25,7 +25,7 @@ use crate::restore::{
     self, Chosen, Plan, PlanError, RestoreRequest, Restored, Source, Target, VolumeRestorePlan, VolumeScene, Wanted,
     plan_restore, plan_volume_restore, refused,
 };
-use crate::storage::{FolderLocation, Location};
+use crate::storage::{FolderLocation, Key, Location};
 use crate::worker::{Excerpt, SET_FOLDER, TableName};
 
 /// A restore that could begin, whichever way it goes.
@@ -209,10 +209,9 @@ async fn in_run(
     let engine = &extraction.target.engine;
     let scratch = restore::scratch_volume(run, engine, &extraction.target.policy).await.map_err(failed(&what))?;
     let mount = WorkerMount { source: scratch.to_string(), destination: SET_FOLDER.to_owned(), writable: true };
-    let place = FolderLocation { location: Location::Local { folder: SET_FOLDER.into() }, folder: None };
-    let dumped = dump(control, run, &extraction, (&place, &mount), &what, progress).await;
-    let manifest = match dumped {
-        Ok(manifest) => manifest,
+    let dumped = dump(control, run, &extraction, &mount, &what, progress).await;
+    let (manifest, place) = match dumped {
+        Ok(dumped) => dumped,
         Err(error) => {
             if let Err(error) = engine.remove_volume(&scratch).await {
                 tracing::warn!("the scratch volume is left for the next sweep: {error}");
@@ -233,25 +232,31 @@ async fn in_run(
     Ok(restored)
 }
 
-/// Starts a server on the copy, and dumps the database into the folder at `place`: for one table on no more than that needs, and where
-/// that was not all of it, on the whole database.
+/// Starts a server on the copy, and dumps the database into a folder of what is mounted: for one table on no more than that needs, and where
+/// that was not all of it, on the whole database. Returns where the dump is, too.
 async fn dump(
     control: &ControlPlane,
     run: &Run<'_>,
     extraction: &Extraction,
-    dump_to: (&FolderLocation, &WorkerMount),
+    mount: &WorkerMount,
     what: &str,
     progress: Progress<'_>,
-) -> Result<Manifest, OperationError> {
+) -> Result<(Manifest, FolderLocation), OperationError> {
+    let place = |folder: &str| FolderLocation {
+        location: Location::Local { folder: SET_FOLDER.into() },
+        folder: Some(Key::new(folder).expect("a key")),
+    };
     let sought = extraction.oid_to_thin().zip(extraction.plan.table.as_ref());
-    let why = match dump_from(control, run, extraction, sought, dump_to, what, progress).await? {
-        Dumped::Whole(manifest) => return Ok(*manifest),
+    let first = place("first");
+    let why = match dump_from(control, run, extraction, sought, (&first, mount), what, progress).await? {
+        Dumped::Whole(manifest) => return Ok((*manifest, first)),
         Dumped::NotThere(why) => why,
     };
     progress(Tick::Step(format!("beginning again with all of database \"{}\": {why}", extraction.plan.database)));
     provision::give_up(run, &extraction.server.cluster).await;
-    match dump_from(control, run, extraction, None, dump_to, what, progress).await? {
-        Dumped::Whole(manifest) => Ok(*manifest),
+    let second = place("second");
+    match dump_from(control, run, extraction, None, (&second, mount), what, progress).await? {
+        Dumped::Whole(manifest) => Ok((*manifest, second)),
         Dumped::NotThere(why) => Err(OperationError::new(Exit::Failed, format!("{what}: {why}"))),
     }
 }

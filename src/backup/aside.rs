@@ -96,7 +96,13 @@ pub(crate) async fn dump_aside(
     }
     let repository = RepoName::new("scratch-volume").expect("a name");
     let request = Request::Dump(planned.job(login, vec![Destination { repository, place }]));
-    let (heard, done) = work(control, session, &planned, &request, progress).await.map_err(failed(what))?;
+    let (heard, done) = match work(control, session, &planned, &request, progress).await {
+        // It may have asked for what is not there.
+        Err(SessionError::Failed { trouble: Trouble::Tool, message }) if part.is_some() => {
+            return Ok(Dumped::NotThere(message));
+        }
+        other => other.map_err(failed(what))?,
+    };
     check_complete(&planned, &heard).map_err(|why| OperationError::new(Exit::Failed, format!("{what}: {why}")))?;
     Ok(Dumped::Whole(Box::new(describe(policy, run, container, None, planned, heard, &done))))
 }
