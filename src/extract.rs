@@ -252,11 +252,16 @@ async fn dump(
         Dumped::Whole(manifest) => return Ok((*manifest, first)),
         Dumped::NotThere(why) => why,
     };
-    progress(Tick::Step(format!("beginning again with all of database \"{}\": {why}", extraction.plan.database)));
+    let again =
+        format!("all of database \"{}\" was unpacked, because the table needs it: {why}", extraction.plan.database);
+    progress(Tick::Warning(again.clone()));
     provision::give_up(run, &extraction.server.cluster).await;
     let second = place("second");
     match dump_from(control, run, extraction, None, (&second, mount), what, progress).await? {
-        Dumped::Whole(manifest) => Ok((*manifest, second)),
+        Dumped::Whole(mut manifest) => {
+            manifest.warnings.push(again);
+            Ok((*manifest, second))
+        }
         Dumped::NotThere(why) => Err(OperationError::new(Exit::Failed, format!("{what}: {why}"))),
     }
 }

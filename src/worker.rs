@@ -504,7 +504,10 @@ pub enum Event {
         bytes: u64,
     },
     /// The answer to [`Request::FindTable`].
-    Table(Option<TableInServer>),
+    Table {
+        /// None: there is no such table.
+        found: Option<TableInServer>,
+    },
     /// From here on a [`Request::Refresh`] changes what is there.
     Barred,
     /// The answer to [`Request::Refresh`].

@@ -120,7 +120,7 @@ async fn find_table(
     let request = Request::FindTable { login: login.clone(), database: database.clone(), table: table.clone() };
     let mut found = None;
     let asked = session.request(&request, &control.cancel, |event| {
-        if let Event::Table(table) = event {
+        if let Event::Table { found: table } = event {
             found = table;
         }
     });

@@ -83,7 +83,8 @@ pub(super) async fn find_table(
     line: &Line,
 ) -> Result<(), Failure> {
     let client = postgres::connect(login, database).await?;
-    line.tell(&Event::Table(inspect::find_table(&client, &table.schema, &table.name).await?));
+    let found = inspect::find_table(&client, &table.schema, &table.name).await?;
+    line.tell(&Event::Table { found });
     Ok(())
 }
 
