@@ -42,7 +42,7 @@ use crate::storage::{Key, Repository};
 use crate::worker::session::{Done, Session, SessionError};
 use crate::worker::{Destination, Event, Request, SET_FOLDER};
 
-pub(crate) use aside::{Aside, dump_aside};
+pub(crate) use aside::{Aside, Dumped, dump_aside};
 pub use copies::Verdict;
 pub use plan::{DumpPlan, plan_dump};
 

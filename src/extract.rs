@@ -13,7 +13,7 @@
 
 use serde::Serialize;
 
-use crate::backup::{Aside, dump_aside};
+use crate::backup::{Aside, Dumped, dump_aside};
 use crate::backup_set::{Kind, Manifest, SetId};
 use crate::cluster::{ClusterName, DatabaseName, PgMajor};
 use crate::control::{ControlPlane, OperationError, Progress, Reach, Run, Tick, failed, worker_threads};
@@ -25,7 +25,7 @@ use crate::restore::{
     self, Chosen, Plan, PlanError, RestoreRequest, Restored, Source, Target, VolumeRestorePlan, VolumeScene, Wanted,
     plan_restore, plan_volume_restore, refused,
 };
-use crate::storage::{FolderLocation, Location};
+use crate::storage::{FolderLocation, Key, Location};
 use crate::worker::{Excerpt, SET_FOLDER, TableName};
 
 /// A restore that could begin, whichever way it goes.
@@ -45,7 +45,6 @@ pub struct Extraction {
     /// The throwaway server, what is unpacked for it, and what of that counts.
     server: Target,
     volumes: VolumeRestorePlan,
-    excerpt: Excerpt,
     target: Target,
     /// What will be done.
     pub plan: ExtractionPlan,
@@ -114,7 +113,8 @@ async fn prepare_extraction(
     let excerpt = restore::excerpt(manifest, database).map_err(refused(&what))?;
     let mut volumes =
         plan_volume_restore(manifest, major, &Wanted::Everything, worker_threads()).map_err(refused(&what))?;
-    volumes.take(excerpt.clone(), manifest);
+    let listed = databases(manifest, &excerpt);
+    volumes.take(excerpt, manifest);
 
     let target = Target::prepare(control, source, request, &chosen).await?;
     target.check_free(&what).await?;
@@ -127,9 +127,9 @@ async fn prepare_extraction(
         database: database.clone(),
         table: request.wanted.table().cloned(),
         image: server.image.reference.clone(),
-        databases: databases(manifest, &excerpt),
+        databases: listed,
     };
-    Ok(Extraction { wanted: request.wanted.clone(), server, volumes, excerpt, target, plan, chosen })
+    Ok(Extraction { wanted: request.wanted.clone(), server, volumes, target, plan, chosen })
 }
 
 /// The server that serves the copy: beside the new cluster, and as its source was.
@@ -166,6 +166,15 @@ async fn throwaway(
     Ok(server)
 }
 
+impl Extraction {
+    /// The oid of the database, where a server may lack relations of it.
+    fn oid_to_thin(&self) -> Option<u32> {
+        let server = &self.chosen.manifest.server;
+        let database = server.databases.iter().find(|database| database.name == self.plan.database)?;
+        server.major.is_at_least(restore::CAN_BE_HOLLOW).then_some(database.oid)
+    }
+}
+
 fn databases(manifest: &Manifest, excerpt: &Excerpt) -> Vec<DatabaseInCopy> {
     let all = manifest.server.databases.iter().filter(|database| database.name.as_str() != "template0");
     all.map(|database| DatabaseInCopy {
@@ -200,10 +209,9 @@ async fn in_run(
     let engine = &extraction.target.engine;
     let scratch = restore::scratch_volume(run, engine, &extraction.target.policy).await.map_err(failed(&what))?;
     let mount = WorkerMount { source: scratch.to_string(), destination: SET_FOLDER.to_owned(), writable: true };
-    let place = FolderLocation { location: Location::Local { folder: SET_FOLDER.into() }, folder: None };
-    let dumped = dump(control, run, &extraction, (&place, &mount), &what, progress).await;
-    let manifest = match dumped {
-        Ok(manifest) => manifest,
+    let dumped = dump(control, run, &extraction, &mount, &what, progress).await;
+    let (manifest, place) = match dumped {
+        Ok(dumped) => dumped,
         Err(error) => {
             if let Err(error) = engine.remove_volume(&scratch).await {
                 tracing::warn!("the scratch volume is left for the next sweep: {error}");
@@ -224,40 +232,86 @@ async fn in_run(
     Ok(restored)
 }
 
-/// Starts a server on the copy, and dumps the database into the folder at `place`.
+/// Starts a server on the copy, and dumps the database into a folder of what is mounted: for one table on no more than that needs, and where
+/// that was not all of it, on the whole database. Returns where the dump is, too.
 async fn dump(
     control: &ControlPlane,
     run: &Run<'_>,
-    Extraction { chosen, server, volumes, excerpt, target, plan, .. }: &Extraction,
+    extraction: &Extraction,
+    mount: &WorkerMount,
+    what: &str,
+    progress: Progress<'_>,
+) -> Result<(Manifest, FolderLocation), OperationError> {
+    let place = |folder: &str| FolderLocation {
+        location: Location::Local { folder: SET_FOLDER.into() },
+        folder: Some(Key::new(folder).expect("a key")),
+    };
+    let sought = extraction.oid_to_thin().zip(extraction.plan.table.as_ref());
+    let first = place("first");
+    let why = match dump_from(control, run, extraction, sought, (&first, mount), what, progress).await? {
+        Dumped::Whole(manifest) => return Ok((*manifest, first)),
+        Dumped::NotThere(why) => why,
+    };
+    let again =
+        format!("all of database \"{}\" was unpacked, because the table needs it: {why}", extraction.plan.database);
+    progress(Tick::Warning(again.clone()));
+    provision::give_up(run, &extraction.server.cluster).await;
+    let second = place("second");
+    match dump_from(control, run, extraction, None, (&second, mount), what, progress).await? {
+        Dumped::Whole(mut manifest) => {
+            manifest.warnings.push(again);
+            Ok((*manifest, second))
+        }
+        Dumped::NotThere(why) => Err(OperationError::new(Exit::Failed, format!("{what}: {why}"))),
+    }
+}
+
+async fn dump_from(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    Extraction { chosen, server, volumes, target, plan, .. }: &Extraction,
+    sought: Option<(u32, &TableName)>,
     (place, mount): (&FolderLocation, &WorkerMount),
     what: &str,
     progress: Progress<'_>,
-) -> Result<Manifest, OperationError> {
+) -> Result<Dumped, OperationError> {
     let Target { engine, image, policy, cluster, .. } = server;
     let source = chosen.source();
     let scene = VolumeScene { control, run, engine, image, policy, source: &source, what, progress };
     // What lies in a bucket is reached as the new cluster would be.
     let network = target.cluster.network.as_deref();
-    let served = restore::restore_volumes(&scene, cluster, network, volumes, chosen.keys.clone(), &mut vec![]).await;
-    let (container, _) = served.map_err(|error| match error.exit {
-        Exit::Postgres => error.next("restore all of the copy: the same command without --database"),
-        _ => error,
-    })?;
+    let mut volumes = volumes.clone();
+    let bytes = plan.databases.iter().filter(|database| database.unpacked).map(|database| database.bytes).sum();
+    let served =
+        restore::restore_excerpt(&scene, cluster, network, &mut volumes, (sought, bytes), chosen.keys.clone()).await;
+    let container = match served {
+        Ok(container) => container,
+        // What it lacks may be why.
+        Err(error) if error.exit == Exit::Postgres && sought.is_some() => return Ok(Dumped::NotThere(error.what)),
+        Err(error) if error.exit == Exit::Postgres => {
+            return Err(error.next("restore all of the copy: the same command without --database"));
+        }
+        Err(error) => return Err(error),
+    };
+    let excerpt = volumes.excerpt();
+    let part = excerpt.and_then(|excerpt| excerpt.part.as_ref());
     let aside = Aside {
         engine,
         image,
         policy,
         container: &container,
         database: &plan.database,
+        part: sought.map(|(_, table)| table).zip(part),
         place: place.clone(),
         mount: mount.clone(),
     };
-    let manifest = dump_aside(control, run, aside, what, progress).await?;
+    let dumped = dump_aside(control, run, aside, what, progress).await?;
     // When it has ended, its log is whole.
     engine.stop(&container.id, provision::STOP_PATIENCE).await.map_err(failed(what))?;
-    let alarming = engine.find_in_log(&container.id, |line| excerpt.is_alarming(line)).await.map_err(failed(what))?;
+    let is_alarming = |line: &str| excerpt.is_some_and(|excerpt| excerpt.is_alarming(line));
+    let alarming = engine.find_in_log(&container.id, is_alarming).await.map_err(failed(what))?;
     match alarming {
-        None => Ok(manifest),
+        None => Ok(dumped),
         Some(line) => Err(OperationError::new(
             Exit::VerifyFailed,
             format!("{what}: the copy is not whole: its WAL changes what is not there: {line}"),

@@ -4,6 +4,7 @@
 //! is, [`facts`] what it holds; [`hot_backup`] holds a server in backup mode, [`wal_summary`] what it knows of changed blocks; [`tools`] runs `pg_dump` and its kin as children whose verdict is exit
 //! code and stderr, never the end of a stream.
 
+pub(crate) mod catalog_page;
 pub mod control_data;
 pub mod facts;
 pub mod hot_backup;

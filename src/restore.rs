@@ -34,11 +34,11 @@ use crate::worker::session::SessionError;
 use crate::worker::{Event, Request, SCRATCH_FOLDER};
 
 pub(crate) use chosen::{Chosen, Source, refused};
-pub(crate) use excerpt::excerpt;
+pub(crate) use excerpt::{CAN_BE_HOLLOW, excerpt};
 pub use plan::{PlanError, RestorePlan, Wanted, plan_restore};
 pub use refresh::{Refresh, RefreshRequest, Refreshed, prepare_refresh, refresh};
 pub use volume::{VolumeRestorePlan, plan_volume_restore};
-pub(crate) use volume::{VolumeScene, renew, restore as restore_volumes, unpack};
+pub(crate) use volume::{VolumeScene, renew, restore_excerpt, unpack};
 
 /// What is asked for.
 #[derive(Debug)]

@@ -16,8 +16,8 @@
 //! * A dead control plane closes stdin, whatever killed it, and that ends the worker.
 //! * Every request ends in exactly one [`Event::Verdict`]. A stream that ends without one is a failure.
 //!
-//! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`fetch`],
-//! [`verify`], [`copy`] and [`check`] do the work.
+//! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`locate`],
+//! [`fetch`], [`verify`], [`copy`] and [`check`] do the work.
 
 mod block_index;
 pub mod check;
@@ -28,6 +28,7 @@ mod failure;
 pub mod fetch;
 mod files;
 mod join;
+mod locate;
 pub mod pg_upgrade;
 pub mod process;
 pub mod refresh;
@@ -39,6 +40,8 @@ pub mod verify;
 pub mod volume;
 mod volume_jobs;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backup_set::certificate::Check;
@@ -49,13 +52,15 @@ use crate::facts::{self, Facts};
 use crate::policy::Assertion;
 use crate::postgres::Login;
 use crate::postgres::hot_backup::Lsn;
+use crate::postgres::inspect::TableInServer;
 use crate::storage::s3::{Credentials, Renewable};
 use crate::storage::{FolderLocation, Location};
 
 pub use failure::{Failure, Trouble};
 use failure::{pipeline_failure, storage_failure, writing_failure};
 pub use volume_jobs::{
-    BlocksJob, ChainJob, Excerpt, FilesCheck, JoinJob, ParentJob, SettleIn, Since, UnpackJob, VolumeJob,
+    BlocksJob, ChainJob, Excerpt, FilesCheck, JoinJob, LocateJob, ParentJob, PartOfDatabase, SettleIn, Since,
+    UnpackJob, VolumeJob,
 };
 
 /// The protocol's version. Both ends are the same executable; a difference means that a stale one was injected.
@@ -85,6 +90,8 @@ pub enum Request {
     Volume(Box<VolumeJob>),
     /// Unpack a volume backup into new volumes.
     Unpack(Box<UnpackJob>),
+    /// Guess which files of a volume backup a table needs.
+    Locate(Box<LocateJob>),
     /// Have volumes with an earlier copy hold what a volume backup holds.
     Refresh(Box<refresh::RefreshJob>),
     /// Make one object of a tar that is spread over several sets.
@@ -101,6 +108,15 @@ pub enum Request {
     Check(Box<CheckJob>),
     /// Look at the pages of a server that is shut down.
     Pages(PagesJob),
+    /// Say which files a server has a table in, and its catalogue.
+    FindTable {
+        /// How to log in.
+        login: Login,
+        /// The database.
+        database: DatabaseName,
+        /// The table.
+        table: TableName,
+    },
     /// Say what stands in the way of an upgrade.
     Survey {
         /// How to log in.
@@ -180,6 +196,7 @@ impl Request {
                 destinations.chain(parent.map(|parent| &parent.place)).collect()
             }
             Self::Unpack(job) => job.places(),
+            Self::Locate(job) => job.tar.places(),
             Self::Refresh(job) => job.tar.places(),
             Self::Join(job) => job.tar.places().into_iter().chain([&job.to]).collect(),
             Self::Fetch(job) => job.tar.places(),
@@ -189,6 +206,7 @@ impl Request {
             Self::Check(job) => vec![&job.place],
             Self::Inspect { .. }
             | Self::Pages(_)
+            | Self::FindTable { .. }
             | Self::Survey { .. }
             | Self::LookAtImage { .. }
             | Self::ReadControlFile { .. }
@@ -493,6 +511,18 @@ pub enum Event {
         files: usize,
         /// Their size.
         bytes: u64,
+    },
+    /// The answer to [`Request::Locate`].
+    Located {
+        /// The numbers of the files.
+        files: BTreeSet<u32>,
+        /// Bytes that an excerpt with them takes on disk.
+        bytes: u64,
+    },
+    /// The answer to [`Request::FindTable`].
+    Table {
+        /// None: there is no such table.
+        found: Option<TableInServer>,
     },
     /// From here on a [`Request::Refresh`] changes what is there.
     Barred,

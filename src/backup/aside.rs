@@ -10,9 +10,12 @@ use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Engine, Image};
 use crate::exit::Exit;
 use crate::policy::Policy;
+use crate::postgres::Login;
 use crate::provision;
+use crate::sql::all_tables_but;
 use crate::storage::FolderLocation;
-use crate::worker::{Destination, Request};
+use crate::worker::session::{Session, SessionError};
+use crate::worker::{Destination, Event, PartOfDatabase, Request, TableName, Trouble};
 
 /// Where it comes from, and where it goes.
 pub(crate) struct Aside<'a> {
@@ -22,22 +25,32 @@ pub(crate) struct Aside<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) container: &'a Container,
     pub(crate) database: &'a DatabaseName,
+    /// The one table whose rows are dumped, and of which relations the files are whole; None: all of the database is there.
+    pub(crate) part: Option<(&'a TableName, &'a PartOfDatabase)>,
     /// The folder, and what a worker must see for it.
     pub(crate) place: FolderLocation,
     pub(crate) mount: WorkerMount,
 }
 
-/// Dumps the roles and one database. Returns what the manifest of a set would say of the objects.
+/// What came of it.
+pub(crate) enum Dumped {
+    /// What the manifest of a set would say of the objects.
+    Whole(Box<Manifest>),
+    /// The table, or the catalogue, needs files that are not there; in words.
+    NotThere(String),
+}
+
+/// Dumps the roles and one database.
 pub(crate) async fn dump_aside(
     control: &ControlPlane,
     run: &Run<'_>,
     aside: Aside<'_>,
     what: &str,
     progress: Progress<'_>,
-) -> Result<Manifest, OperationError> {
-    let Aside { engine, image, policy, container, database, place, mount } = aside;
+) -> Result<Dumped, OperationError> {
+    let Aside { engine, image, policy, container, database, part, place, mount } = aside;
     let (login, _) = control.login(policy, container)?;
-    let (session, server) = provision::await_server(
+    let (mut session, server) = provision::await_server(
         control,
         run,
         policy,
@@ -50,6 +63,16 @@ pub(crate) async fn dump_aside(
         Some(policy.major),
     )
     .await?;
+    let mut only_rows = vec![];
+    if let Some((table, part)) = part {
+        match find_table(control, &mut session, &login, database, (table, part), what).await {
+            Ok(Ok(arguments)) => only_rows = arguments,
+            other => {
+                close_worker(session).await;
+                return other.map(|why| Dumped::NotThere(why.err().unwrap_or_default()));
+            }
+        }
+    }
     let set = SetId::new(Timestamp::now(), Kind::Dump, entropy());
     let threads = worker_threads();
     // What it lies in is removed with the run, and holds no more than the server beside it.
@@ -68,9 +91,54 @@ pub(crate) async fn dump_aside(
         let gone = format!("{what}: database \"{database}\" was dropped while the copy was made");
         return Err(OperationError::new(Exit::NotFound, gone).next("restore an older backup: pglife backups list"));
     }
+    for dump in &mut planned.databases {
+        dump.arguments.extend(only_rows.iter().cloned());
+    }
     let repository = RepoName::new("scratch-volume").expect("a name");
     let request = Request::Dump(planned.job(login, vec![Destination { repository, place }]));
-    let (heard, done) = work(control, session, &planned, &request, progress).await.map_err(failed(what))?;
+    let (heard, done) = match work(control, session, &planned, &request, progress).await {
+        // It may have asked for what is not there.
+        Err(SessionError::Failed { trouble: Trouble::Tool, message }) if part.is_some() => {
+            return Ok(Dumped::NotThere(message));
+        }
+        other => other.map_err(failed(what))?,
+    };
     check_complete(&planned, &heard).map_err(|why| OperationError::new(Exit::Failed, format!("{what}: {why}")))?;
-    Ok(describe(policy, run, container, None, planned, heard, &done))
+    Ok(Dumped::Whole(Box::new(describe(policy, run, container, None, planned, heard, &done))))
+}
+
+/// Has the server say where the table is. Returns the arguments with which `pg_dump` dumps the rows of no other, or why they cannot
+/// be dumped: the files are not all there.
+async fn find_table(
+    control: &ControlPlane,
+    session: &mut Session,
+    login: &Login,
+    database: &DatabaseName,
+    (table, part): (&TableName, &PartOfDatabase),
+    what: &str,
+) -> Result<Result<Vec<String>, String>, OperationError> {
+    let request = Request::FindTable { login: login.clone(), database: database.clone(), table: table.clone() };
+    let mut found = None;
+    let asked = session.request(&request, &control.cancel, |event| {
+        if let Event::Table { found: table } = event {
+            found = table;
+        }
+    });
+    match asked.await {
+        Ok(_) => {}
+        // Its catalogue may lack what was rewritten while the copy was made.
+        Err(SessionError::Failed { trouble: Trouble::Server | Trouble::Other, message }) => return Ok(Err(message)),
+        Err(error) => return Err(failed(what)(error)),
+    }
+    let Some(found) = found else {
+        let absent = format!("{what}: database \"{database}\" has no table {table}, or it has no rows of its own");
+        return Err(OperationError::new(Exit::NotFound, absent).next("write it as the catalogue has it: schema.table"));
+    };
+    if let Some(missing) = found.files.iter().find(|number| !part.has(**number)) {
+        return Ok(Err(format!("file {missing} was made while the copy was made, or shortly before")));
+    }
+    let sequences = found.sequences.iter().map(|(schema, name)| (schema.as_str(), name.as_str()));
+    let kept: Vec<(&str, &str)> = sequences.chain([(table.schema.as_str(), table.name.as_str())]).collect();
+    let others = all_tables_but(&kept).into_iter().map(|pattern| format!("--exclude-table-data={pattern}"));
+    Ok(Ok(std::iter::once("--no-blobs".to_owned()).chain(others).collect()))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::backup_set::{DatabaseProfile, ServerProfile, Tablespace};
@@ -9,6 +10,7 @@ use crate::cluster::{DatabaseName, PgMajor, RoleName};
 
 use crate::sql::{quote_identifier, quote_literal};
 
+use super::catalog_page::PG_CLASS;
 use super::{Login, PostgresError, words};
 
 /// Settings whose values may hold a password or a key; their values are never recorded.
@@ -48,6 +50,48 @@ pub async fn data_directory(client: &Client) -> Result<String, PostgresError> {
 pub async fn database_exists(client: &Client, oid: u32) -> Result<bool, PostgresError> {
     let row = client.query_one("select exists (select 1 from pg_catalog.pg_database where oid = $1)", &[&oid]).await;
     row.map(|row| row.get(0)).map_err(|error| query_error("a database", &error))
+}
+
+/// A table as a server has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableInServer {
+    /// The numbers of the files of the database's catalogue (but large objects), of the table, of its TOAST table and that one's index.
+    pub files: Vec<u32>,
+    /// Schemas and names of the sequences that belong to it.
+    pub sequences: Vec<(String, String)>,
+}
+
+/// Which files the table is in. None: there is no such table.
+///
+/// Nothing is looked up in an index, for they may be as incomplete as what is asked about: each relation's own row says where it is.
+pub async fn find_table(client: &Client, schema: &str, name: &str) -> Result<Option<TableInServer>, PostgresError> {
+    const WHAT: &str = "the files of a table";
+    let failed = |error| query_error(WHAT, &error);
+    client
+        .batch_execute("set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off")
+        .await
+        .map_err(failed)?;
+    let table = "select c.oid, c.reltoastrelid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+        where n.nspname::text = $1 and c.relname::text = $2 and c.relkind in ('r', 'p')";
+    let Some(found) = client.query_opt(table, &[&schema, &name]).await.map_err(failed)? else { return Ok(None) };
+    let (oid, toast): (u32, u32) = (found.get(0), found.get(1));
+    let files = "select oid, case when relfilenode <> 0 then relfilenode \
+            else coalesce(pg_catalog.pg_relation_filenode(oid), 0) end \
+        from pg_catalog.pg_class where relkind in ('r', 'i', 't', 'm') and not relisshared \
+        and (oid < 16384 and oid not in (2613, 2683) or oid in ($1, $2) \
+            or oid in (select indexrelid from pg_catalog.pg_index where indrelid = $2))";
+    let rows = client.query(files, &[&oid, &toast]).await.map_err(failed)?;
+    if !rows.iter().any(|row| row.get::<_, u32>(0) == PG_CLASS) {
+        return Err(PostgresError::Query { what: WHAT, reason: "pg_class does not have itself".to_owned() });
+    }
+    let sequences = "select n.nspname::text, s.relname::text from pg_catalog.pg_depend d \
+        join pg_catalog.pg_class s on s.oid = d.objid join pg_catalog.pg_namespace n on n.oid = s.relnamespace \
+        where d.classid = 1259 and d.refclassid = 1259 and d.refobjid = $1 and d.deptype in ('a', 'i') and s.relkind = 'S'";
+    let sequences = client.query(sequences, &[&oid]).await.map_err(failed)?;
+    Ok(Some(TableInServer {
+        files: rows.iter().map(|row| row.get(1)).collect(),
+        sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
+    }))
 }
 
 /// SQL that makes a restored copy of the database behind `client` as it is here, where `pg_dump` says nothing of it: schema

@@ -11,7 +11,7 @@ use crate::worker::Excerpt;
 const WHOLE: [&str; 3] = ["postgres", "template0", "template1"];
 
 /// From this major on a server can be told to replay changes of what is not there (`ignore_invalid_pages`). Before, all is whole.
-const CAN_BE_HOLLOW: u16 = 13;
+pub(crate) const CAN_BE_HOLLOW: u16 = 13;
 
 /// Settings of a server that lives for one dump: what it says of its replay is read, nothing else works in it, and nothing of it must
 /// outlive a crash of the machine.
@@ -49,7 +49,7 @@ pub(crate) fn excerpt(manifest: &Manifest, wanted: &DatabaseName) -> Result<Exce
             server.databases.iter().filter(|other| other.name != *wanted && !WHOLE.contains(&other.name.as_str()));
         hollow.extend(others.map(|other| other.oid));
     }
-    Ok(Excerpt { pgdata: copy.pgdata.clone(), tablespaces, hollow, entries: copy.entries, settings })
+    Ok(Excerpt { pgdata: copy.pgdata.clone(), tablespaces, hollow, entries: copy.entries, settings, part: None })
 }
 
 #[cfg(test)]

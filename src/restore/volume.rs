@@ -13,7 +13,10 @@ use crate::exit::Exit;
 use crate::policy::Policy;
 use crate::provision::{self, ClusterPlan};
 use crate::worker::session::Session;
-use crate::worker::{ChainJob, Event, Excerpt, FilesCheck, Renewal, Request, SettleIn, SettleJob, UnpackJob};
+use crate::worker::{
+    ChainJob, Event, Excerpt, FilesCheck, LocateJob, PartOfDatabase, Renewal, Request, SettleIn, SettleJob, TableName,
+    UnpackJob,
+};
 
 use super::plan::{PlanError, Wanted};
 use super::{Source, damaged_set};
@@ -164,6 +167,11 @@ impl VolumeRestorePlan {
         self.warnings.clear();
     }
 
+    /// What of it is unpacked, where that is not all.
+    pub(crate) fn excerpt(&self) -> Option<&Excerpt> {
+        self.excerpt.as_ref()
+    }
+
     /// Leaves out all volumes but `volume`.
     pub(crate) fn only(&mut self, volume: &str) {
         let volumes = std::mem::take(&mut self.volumes);
@@ -234,6 +242,73 @@ pub(crate) async fn restore(
     Ok((container, warnings))
 }
 
+/// Makes the volumes, fills them with the excerpt that `plan` takes, of the database `sought` only what its table needs, and starts the
+/// server on them. Returns its container when it has reached consistency. What it takes on disk must be free; where that is not known
+/// of the excerpt itself, it is `bytes` at least.
+pub(crate) async fn restore_excerpt(
+    scene: &VolumeScene<'_>,
+    cluster: &ClusterPlan,
+    network: Option<&str>,
+    plan: &mut VolumeRestorePlan,
+    (sought, bytes): (Option<(u32, &TableName)>, u64),
+    keys: Option<Keys>,
+) -> Result<Container, OperationError> {
+    let &VolumeScene { run, engine, what, progress, .. } = scene;
+    provision::make_data(run, engine, cluster, what, progress).await?;
+    let mounts = mounts(cluster.volumes().map(|(volume, destination)| (volume, destination.to_owned())));
+    let mut session = unpacker(scene, mounts, network).await?;
+    let filled = fill_excerpt(scene, &mut session, plan, (sought, bytes), keys).await;
+    close_worker(session).await;
+    filled?;
+    let container = provision::make_database(run, engine, cluster, what, progress).await?;
+    serve(scene, plan, &container, &[]).await?;
+    Ok(container)
+}
+
+async fn fill_excerpt(
+    scene: &VolumeScene<'_>,
+    session: &mut Session,
+    plan: &mut VolumeRestorePlan,
+    (sought, mut bytes): (Option<(u32, &TableName)>, u64),
+    keys: Option<Keys>,
+) -> Result<(), OperationError> {
+    let &VolumeScene { control, source, what, progress, .. } = scene;
+    if let Some((database, table)) = sought {
+        progress(Tick::Step(format!("looking for the files of {table}")));
+        let job = LocateJob { tar: plan.job(source, keys.clone()), major: plan.major, database, table: table.clone() };
+        let request = Request::Locate(Box::new(job));
+        let mut part = None;
+        let located = session.request(&request, &control.cancel, |event| {
+            if let Event::Located { files, bytes: needed } = event {
+                part = Some(PartOfDatabase { database, files });
+                bytes = needed;
+            }
+        });
+        located.await.map_err(|error| damaged_set(error, &plan.set, what))?;
+        if let Some(excerpt) = &mut plan.excerpt {
+            excerpt.part = part;
+        }
+    }
+    let mut free = u64::MAX;
+    let request = Request::MeasureFreeSpace { folder: "/data".to_owned() };
+    let measured = session.request(&request, &control.cancel, |event| {
+        if let Event::FreeSpace { bytes } = event {
+            free = bytes;
+        }
+    });
+    measured.await.map_err(failed(what))?;
+    if free < bytes {
+        let (needed, free) = (bytes >> 20, free >> 20);
+        let why = format!(
+            "{what}: the throwaway server needs {needed} MB, and the disk with Docker's volumes has {free} MB free"
+        );
+        return Err(OperationError::new(Exit::Refused, why).next("make room there, then run the same command again"));
+    }
+    progress(Tick::Step(format!("unpacking {}", plan.volumes.join(" "))));
+    let request = Request::Unpack(Box::new(plan.job(source, keys)));
+    into_volumes(scene, session, plan, &request, |_| ()).await.map(drop)
+}
+
 /// Waits until the server in `container` has reached consistency, and makes sure that it is the one of the backup. Returns what the
 /// operator should read.
 pub(super) async fn serve(
@@ -276,11 +351,7 @@ pub(crate) async fn unpack(
     keys: Option<Keys>,
     checks: &mut Vec<Check>,
 ) -> Result<Vec<String>, OperationError> {
-    let mounts = volumes
-        .into_iter()
-        .map(|(volume, destination)| WorkerMount { source: volume.to_string(), destination, writable: true })
-        .collect();
-    let mut session = unpacker(scene, mounts, network).await?;
+    let mut session = unpacker(scene, mounts(volumes.into_iter()), network).await?;
     let request = Request::Unpack(Box::new(plan.job(scene.source, keys)));
     let done = into_volumes(scene, &mut session, plan, &request, |event| {
         if let Event::Checked(check) = event {
@@ -290,6 +361,13 @@ pub(crate) async fn unpack(
     .await;
     close_worker(session).await;
     done
+}
+
+/// How a worker sees volumes that it fills, each at its place.
+fn mounts(volumes: impl Iterator<Item = (VolumeName, String)>) -> Vec<WorkerMount> {
+    volumes
+        .map(|(volume, destination)| WorkerMount { source: volume.to_string(), destination, writable: true })
+        .collect()
 }
 
 /// A worker that sees volumes and the set; a bucket is reached through `network`.

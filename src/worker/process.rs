@@ -14,8 +14,8 @@ use crate::postgres::{self, Login, PostgresError, inspect};
 use crate::storage::s3::Renewable;
 
 use super::{
-    Event, Failure, PROTOCOL, Renewed, Request, Trouble, Verdict, check, copy, dump, fetch, join, pg_upgrade, refresh,
-    restore, unpack, upgrade, verify, volume,
+    Event, Failure, PROTOCOL, Renewed, Request, Trouble, Verdict, check, copy, dump, fetch, join, locate, pg_upgrade,
+    refresh, restore, unpack, upgrade, verify, volume,
 };
 
 /// How often progress is told.
@@ -117,6 +117,10 @@ async fn answer(request: Request, line: &Line) -> Result<Vec<String>, Failure> {
             Request::Dump(job) => dump::run(&job, &line, &runtime),
             Request::Volume(job) => volume::run(&job, &line, &runtime),
             Request::Unpack(job) => unpack::run(&job, &line),
+            Request::Locate(job) => locate::run(&job, &line),
+            Request::FindTable { login, database, table } => {
+                runtime.block_on(locate::find_table(&login, &database, &table, &line)).map(|()| vec![])
+            }
             Request::Refresh(job) => refresh::run(&job, &line),
             Request::Join(job) => join::run(&job, &line),
             Request::Fetch(job) => fetch::run(&job, &line),

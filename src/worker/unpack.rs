@@ -22,12 +22,15 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Entries};
 use tokio_util::sync::CancellationToken;
 
+use crate::backup_set::block_index::IndexReader;
 use crate::pipeline::handover::{Taker, handover};
 use crate::pipeline::{PipelineError, Sealed, decompress};
 use crate::storage::Folder;
 
+use super::block_index::unreadable_index;
 use super::process::Line;
 use super::{Failure, SettleIn, Trouble, UnpackJob, check, keys_for, pipeline_failure, storage_failure};
+use excerpt::Filled;
 use head::{Head, Kind};
 
 /// Bytes written at once.
@@ -63,12 +66,29 @@ pub(super) fn settle(settle_in: &SettleIn) -> Result<(), Failure> {
 
 /// Reads the tar from its beginning to its end, while another thread unpacks it.
 fn stream(job: &UnpackJob, folder: &Folder, line: &Line) -> Result<(), Failure> {
+    let keys = keys_for(&job.object, job.keys.as_ref())?;
+    let indexed = match &job.chain {
+        None => None,
+        Some(chain) => Some((chain, chain::index_text(job, &chain.index, folder, keys, line)?)),
+    };
+    let holes = match (&job.excerpt, &indexed) {
+        (Some(excerpt), Some((_, text))) => {
+            Some(excerpt.holes(IndexReader::begin(&text[..]).map_err(|error| unreadable_index(&error))?)?)
+        }
+        _ => None,
+    };
     let (mut giver, taker) = handover();
     let (read, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack_stream(Patient { taker, stop: &line.stop }, job));
-        let read = match &job.chain {
+        let unpacking = scope.spawn(|| {
+            let source = Patient { taker, stop: &line.stop };
+            match holes {
+                None => unpack_stream(source, job),
+                Some(holes) => unpack_excerpt(Filled::new(source, holes), job),
+            }
+        });
+        let read = match &indexed {
             None => read_whole(job, folder, &mut giver, line),
-            Some(chain) => chain::read(job, chain, folder, &mut giver, line),
+            Some((chain, text)) => chain::read_indexed(job, chain, text, folder, &mut giver, line),
         };
         let read = read.and_then(|()| giver.finish().map_err(|_| Unread::Abandoned));
         (read, unpacking.join())
@@ -164,6 +184,13 @@ fn unpack_stream(source: Patient<'_>, job: &UnpackJob) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
     unpack(archive.entries().map_err(broken)?, job)?;
     // What follows the end of a tar is nothing, but it must be taken.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
+    Ok(())
+}
+
+fn unpack_excerpt(source: Filled<Patient<'_>>, job: &UnpackJob) -> Result<(), Failure> {
+    let mut archive = Archive::new(source);
+    unpack(archive.entries_with_seek().map_err(broken)?, job)?;
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-use super::Destination;
-pub use super::unpack::excerpt::Excerpt;
+pub use super::unpack::excerpt::{Excerpt, PartOfDatabase};
+use super::{Destination, TableName};
 use crate::backup_set::{Ancestor, Codec, CopyMode, History, Moved, Object, SetId, VolumeCopy};
 use crate::cluster::{PgMajor, RoleName};
 use crate::encryption::{Keys, Recipients};
@@ -140,6 +140,19 @@ pub struct UnpackJob {
     /// What of it is wanted, where that is not all of it.
     #[serde(default)]
     pub excerpt: Option<Excerpt>,
+}
+
+/// A table to find in a volume backup, before it is unpacked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocateJob {
+    /// What will be unpacked, with an excerpt in which the database is whole.
+    pub tar: UnpackJob,
+    /// The major that wrote it.
+    pub major: PgMajor,
+    /// The oid of the database.
+    pub database: u32,
+    /// The table.
+    pub table: TableName,
 }
 
 /// A data directory that a server of another image served from.

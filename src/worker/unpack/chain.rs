@@ -6,7 +6,6 @@
 use std::io::{self, Write};
 
 use super::Unread;
-use super::excerpt::Filled;
 use crate::backup_set::Object;
 use crate::backup_set::block_index::{IndexError, IndexReader, Line, Part, shortened};
 use crate::encryption::Keys;
@@ -27,7 +26,20 @@ pub(in crate::worker) fn read(
 ) -> Result<(), Unread> {
     let keys = keys_for(&job.object, job.keys.as_ref())?;
     let text = index_text(job, &chain.index, folder, keys, line)?;
-    let lines = || IndexReader::begin(&text[..]).map_err(|error| unreadable_index(&error));
+    read_indexed(job, chain, &text, folder, sink, line)
+}
+
+/// The same with the text of its index. What an excerpt leaves out does not come.
+pub(super) fn read_indexed(
+    job: &UnpackJob,
+    chain: &ChainJob,
+    text: &[u8],
+    folder: &Folder,
+    sink: &mut (dyn Write + Send),
+    line: &Messages,
+) -> Result<(), Unread> {
+    let keys = keys_for(&job.object, job.keys.as_ref())?;
+    let lines = || IndexReader::begin(text).map_err(|error| unreadable_index(&error));
     let objects = Objects::open(job, folder)?;
     let unsealed = objects.unsealed(keys)?;
     let sources = objects.sources(&unsealed)?;
@@ -37,15 +49,7 @@ pub(in crate::worker) fn read(
     let block_bytes = lines()?.header().block_bytes;
     let left_out: u64 = match excerpt {
         None => 0,
-        Some(_) => lines()?.filter(|line| !is_read(line)).flatten().map(|line| line.bytes()).sum(),
-    };
-    let mut filled;
-    let sink: &mut (dyn Write + Send) = match excerpt {
-        None => sink,
-        Some(excerpt) => {
-            filled = Filled::new(lines()?, excerpt, sink);
-            &mut filled
-        }
+        Some(excerpt) => excerpt.holes(lines()?)?.iter().map(|hole| hole.end - hole.start).sum(),
     };
     let mut checked = Checked::new(lines()?.filter(is_read), block_bytes, sink);
     let put = assemble(&sources, parts, &mut checked, job.threads(), &line.meter, &line.stop);

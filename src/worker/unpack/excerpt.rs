@@ -4,14 +4,16 @@
 //! no room. What they held is not read, where it can be told without reading it where that lies:
 //!
 //! ```text
-//! with a block index:  the parts of all other files ─▶ assemble, checked ─▶ zeros in between ─▶ tar ─▶ files
+//! with a block index:  the parts of all other files ─▶ assemble, checked ─▶ tar with holes ─▶ files
 //! without:             header ─▶ file ─▶ header ─▶ seek ─▶ header …
 //! ```
 //! A server that was copied in backup mode writes every page in full into the WAL at its first change after the start of the copy
 //! (PostgreSQL manual, Making a Base Backup Using the Low Level API), so that replay asks little of what the files held. Where it
 //! does ask, it may be told to go on (`ignore_invalid_pages`); who does that must look of whose relations it complains.
 
-use std::io::{self, Write};
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -20,15 +22,13 @@ use tar::Archive;
 use super::unpack;
 use crate::backup_set::block_index::{IndexError, IndexReader, Line, Part};
 use crate::storage::Folder;
+use crate::worker::block_index::unreadable_index;
 use crate::worker::fetch::between::Between;
 use crate::worker::files::replace;
 use crate::worker::process::Line as Messages;
 use crate::worker::unpack::chain::Objects;
 use crate::worker::volume::relations::Place;
 use crate::worker::{Failure, Trouble, UnpackJob, keys_for, pipeline_failure};
-
-/// Zeros that are handed on at once.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What of a copy is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,23 +43,59 @@ pub struct Excerpt {
     pub entries: u64,
     /// Settings of the server that is started on it, which win over all others.
     pub settings: String,
+    /// Of one more database, which relations' files are whole; None: no other is hollow.
+    #[serde(default)]
+    pub part: Option<PartOfDatabase>,
+}
+
+/// Relations of a database, by the numbers of their files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartOfDatabase {
+    /// The oid of the database.
+    pub database: u32,
+    /// The numbers, beside those of the catalogue as `initdb` made it.
+    pub files: BTreeSet<u32>,
+}
+
+/// The first number that no catalogue has at first (`FirstNormalObjectId`).
+pub(in crate::worker) const FIRST_OF_USERS: u32 = 16384;
+/// `pg_largeobject` and its index: part of the catalogue, and large.
+pub(in crate::worker) const LARGE_OBJECTS: [u32; 2] = [2613, 2683];
+
+impl PartOfDatabase {
+    /// Whether the files of this number are whole. There is no number 0.
+    pub fn has(&self, number: u32) -> bool {
+        let is_of_catalogue = (1..FIRST_OF_USERS).contains(&number) && !LARGE_OBJECTS.contains(&number);
+        is_of_catalogue || self.files.contains(&number)
+    }
 }
 
 impl Excerpt {
     /// True for a file that is only as long as it was; `name` is that in the tar. What is not known for one is whole.
     pub fn is_hollow(&self, name: &Path) -> bool {
+        self.in_server(name).iter().any(|inside| self.empties(inside))
+    }
+
+    /// What the server calls the file `name` of the tar, relative to its data directory; tablespaces all have the oid 0.
+    pub(in crate::worker) fn in_server(&self, name: &Path) -> Vec<String> {
         let path = Path::new("/").join(name);
         let in_pgdata = path.strip_prefix(&self.pgdata).ok().map(Path::to_owned);
         let in_tablespaces = self.tablespaces.iter().filter_map(|folder| {
             let inside = path.strip_prefix(folder).ok()?;
             Some(Path::new("pg_tblspc/0").join(inside))
         });
-        in_pgdata.into_iter().chain(in_tablespaces).any(|inside| inside.to_str().is_some_and(|text| self.empties(text)))
+        in_pgdata.into_iter().chain(in_tablespaces).filter_map(|inside| inside.to_str().map(str::to_owned)).collect()
     }
 
-    /// True for a relation's file of a database that is empty; `file` is relative to the data directory.
+    /// True for a relation's file that is empty; `file` is relative to the data directory.
     fn empties(&self, file: &str) -> bool {
-        Place::of(file).is_some_and(|place| self.hollow.contains(&place.database))
+        Place::of(file).is_some_and(|place| self.is_empty_at(&place))
+    }
+
+    /// The same for the place of one.
+    pub(in crate::worker) fn is_empty_at(&self, place: &Place) -> bool {
+        let left_out = |part: &PartOfDatabase| part.database == place.database && !part.has(place.file_number);
+        self.hollow.contains(&place.database) || self.part.as_ref().is_some_and(left_out)
     }
 
     /// True for a line of a log that names a relation whose content was there. Of the others a server may say what it likes.
@@ -73,6 +109,20 @@ impl Excerpt {
     pub(super) fn leaves_out(&self, line: &Result<Line, IndexError>) -> bool {
         let path = line.as_ref().ok().and_then(|line| line.path.as_ref());
         path.is_some_and(|path| self.is_hollow(Path::new(path)))
+    }
+
+    /// The places in a tar whose content is not read, by its index.
+    pub(super) fn holes(&self, lines: IndexReader<&[u8]>) -> Result<Vec<Range<u64>>, Failure> {
+        let (mut holes, mut at) = (Vec::new(), 0);
+        for line in lines {
+            let left_out = self.leaves_out(&line);
+            let end = at + line.map_err(|error| unreadable_index(&error))?.bytes();
+            if left_out && end > at {
+                holes.push(at..end);
+            }
+            at = end;
+        }
+        Ok(holes)
     }
 
     /// Adds the settings to those of `ALTER SYSTEM`: the last one is the one that counts.
@@ -109,51 +159,66 @@ pub(super) fn read_whole(job: &UnpackJob, excerpt: &Excerpt, folder: &Folder, li
     Err(Failure::new(Trouble::Damaged, what))
 }
 
-/// Passes on what was read of a tar, with zeros in place of what was not.
-pub(super) struct Filled<'a> {
-    lines: IndexReader<&'a [u8]>,
-    excerpt: &'a Excerpt,
-    /// What is still to come of the line at hand.
-    rest: u64,
-    sink: &'a mut (dyn Write + Send),
+/// A tar of which some places were not read: zeros are there, and whoever skips them takes no time.
+pub(super) struct Filled<R> {
+    /// What was read, one after the other.
+    source: R,
+    /// The places in the tar that are still to come.
+    holes: VecDeque<Range<u64>>,
+    at: u64,
 }
 
-impl<'a> Filled<'a> {
-    pub(super) fn new(lines: IndexReader<&'a [u8]>, excerpt: &'a Excerpt, sink: &'a mut (dyn Write + Send)) -> Self {
-        Self { lines, excerpt, rest: 0, sink }
+impl<R: Read> Filled<R> {
+    pub(super) fn new(source: R, holes: Vec<Range<u64>>) -> Self {
+        Self { source, holes: holes.into(), at: 0 }
     }
 
-    fn next_line(&mut self) -> io::Result<()> {
-        let line = self.lines.next().ok_or(io::ErrorKind::InvalidData)?;
-        let left_out = self.excerpt.leaves_out(&line);
-        let invalid = |error: IndexError| io::Error::new(io::ErrorKind::InvalidData, error);
-        let mut bytes = line.map_err(invalid)?.bytes();
-        if !left_out {
-            self.rest = bytes;
-            return Ok(());
+    /// How many bytes come before a hole begins, or before the one at hand ends; and whether there is one at hand.
+    fn run(&mut self) -> (u64, bool) {
+        while self.holes.front().is_some_and(|hole| hole.end <= self.at) {
+            self.holes.pop_front();
         }
-        while bytes > 0 {
-            let some = usize::try_from(bytes).unwrap_or(usize::MAX).min(ZEROS.len());
-            self.sink.write_all(&ZEROS[..some])?;
-            bytes -= some as u64;
+        match self.holes.front() {
+            None => (u64::MAX, false),
+            Some(hole) if hole.start > self.at => (hole.start - self.at, false),
+            Some(hole) => (hole.end - self.at, true),
         }
-        Ok(())
     }
 }
 
-impl Write for Filled<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        while self.rest == 0 {
-            self.next_line()?;
-        }
-        let some = usize::try_from(self.rest).unwrap_or(usize::MAX).min(bytes.len());
-        self.sink.write_all(&bytes[..some])?;
-        self.rest -= some as u64;
+impl<R: Read> Read for Filled<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (run, in_hole) = self.run();
+        let some = usize::try_from(run).unwrap_or(usize::MAX).min(buffer.len());
+        let some = if in_hole {
+            buffer[..some].fill(0);
+            some
+        } else {
+            self.source.read(&mut buffer[..some])?
+        };
+        self.at += some as u64;
         Ok(some)
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+impl<R: Read> Seek for Filled<R> {
+    /// Forward only.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(to) => Some(to),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(_) => None,
+        };
+        let to = to.filter(|to| *to >= self.at).ok_or(io::ErrorKind::InvalidInput)?;
+        while self.at < to {
+            let (run, in_hole) = self.run();
+            let some = run.min(to - self.at);
+            if !in_hole && io::copy(&mut (&mut self.source).take(some), &mut io::sink())? < some {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.at += some;
+        }
+        Ok(self.at)
     }
 }
 
@@ -173,7 +238,37 @@ mod tests {
             hollow: hollow.to_vec(),
             entries: 0,
             settings: String::new(),
+            part: None,
         }
+    }
+
+    #[test]
+    fn of_a_database_in_part_the_catalogue_is_whole() {
+        let part = PartOfDatabase { database: 16384, files: [16401, 16390].into() };
+        let excerpt = Excerpt { part: Some(part), ..excerpt(&[16400]) };
+        for whole in [
+            "base/16384/1259",
+            "base/16384/16383",
+            "base/16384/16390_vm",
+            "base/16384/16401.3",
+            "base/16384/pg_filenode.map",
+            "base/5/16402",
+            "base/5/2613",
+            "global/16402",
+        ] {
+            assert!(!excerpt.is_hollow(&Path::new("data/17").join(whole)), "{whole}");
+            assert!(
+                Place::of(whole).is_none() || excerpt.is_alarming(&format!("page 1 of relation {whole}")),
+                "{whole}"
+            );
+        }
+        for hollow in
+            ["base/16384/16384", "base/16384/16402_fsm", "base/16384/2613.1", "base/16384/2683", "base/16400/16401"]
+        {
+            assert!(excerpt.is_hollow(&Path::new("data/17").join(hollow)), "{hollow}");
+            assert!(!excerpt.is_alarming(&format!("page 1 of relation {hollow}")), "{hollow}");
+        }
+        assert!(!excerpt.part.expect("one").has(0));
     }
 
     #[test]
@@ -260,8 +355,26 @@ mod tests {
         stored.job.tar.excerpt = hollow.map(excerpt);
         let line = Messages::new(CancellationToken::new());
         let folder = stored.job.tar.place.open().expect("a folder");
+        let mut read = Vec::new();
+        assert!(chain::read(&stored.job.tar, &stored.chain(), &folder, &mut read, &line).is_ok());
+        let text = chain::index_text(&stored.job.tar, &stored.chain().index, &folder, None, &line).expect("an index");
+        let lines = IndexReader::begin(&text[..]).expect("an index");
+        let holes = stored.job.tar.excerpt.as_ref().map_or(vec![], |excerpt| excerpt.holes(lines).expect("an index"));
         let mut tar = Vec::new();
-        assert!(chain::read(&stored.job.tar, &stored.chain(), &folder, &mut tar, &line).is_ok());
+        io::copy(&mut Filled::new(&read[..], holes.clone()), &mut tar).expect("memory");
+        // Whoever skips them reads the same of the rest.
+        let mut skips = Filled::new(&read[..], holes.clone());
+        for hole in &holes {
+            skips.seek(SeekFrom::Start(hole.start.saturating_sub(3))).expect("it is there");
+            let mut some = [1; 5];
+            skips.read_exact(&mut some).expect("it is there");
+            let from = usize::try_from(hole.start - 3).expect("small");
+            assert_eq!(some, tar[from..from + 5]);
+            skips.seek(SeekFrom::Start(hole.end)).expect("it is there");
+        }
+        assert!(
+            skips.seek(SeekFrom::Start(tar.len() as u64 + 1)).is_err() && skips.seek(SeekFrom::Current(-1)).is_err()
+        );
         (tar, line.meter.plain(), line.meter.stored())
     }
 

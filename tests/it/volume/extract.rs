@@ -14,6 +14,9 @@ const CONTENT: &str = "select (select md5(string_agg(l::text, '' order by n)) fr
     (select pg_get_userbyid(relowner) from pg_class where relname = 'lines'), \
     (select spcname from pg_tablespace t join pg_class c on c.reltablespace = t.oid where relname = 'elsewhere')";
 
+/// A table that must be named with care: its schema and name, and how SQL writes both.
+const ODD: [&str; 2] = ["odd schema.Big-$ \"one\".?", "\"odd schema\".\"Big-$ \"\"one\"\".?\""];
+
 /// Two databases with tables in a tablespace. Of the second, many tables wait for their first vacuum; without page checksums, that
 /// changes pages without writing all of them into the WAL.
 fn working(house: &House) -> String {
@@ -40,6 +43,13 @@ fn working(house: &House) -> String {
         "create table elsewhere tablespace fast as select n, n::text as label from generate_series(1, 5000) n",
         "create table big as select n, repeat(md5(n::text), 9) as filler from generate_series(1, 60000) n",
         "create table witness (n int primary key, lsn pg_lsn)",
+        "create table rewritten as select n from generate_series(1, 3000) n",
+        "create schema \"odd schema\"",
+        &format!("create table {} (n int generated always as identity, filler text)", ODD[1]),
+        &format!("alter table {} alter filler set storage external", ODD[1]),
+        &format!("insert into {} (filler) select repeat(md5(n::text), 300) from generate_series(1, 50) n", ODD[1]),
+        "vacuum full pg_class",
+        "vacuum full pg_index",
     ] {
         sql(&container, "one", statement);
     }
@@ -62,6 +72,7 @@ fn let_work(container: &str) {
         container,
         &format!("for i in $(seq 400); do echo '{insert}; select pg_sleep(0.01);'; done | psql -X -q -d one"),
     );
+    beside(container, "for i in $(seq 600); do echo 'vacuum full rewritten;'; done | psql -X -q -d one");
     beside(
         container,
         "for i in $(seq 400); do echo \"vacuum waits$i; select pg_sleep(0.02);\"; done | psql -X -q -d two",
@@ -133,6 +144,15 @@ fn one_database_comes_out_of_a_copy_of_the_volumes() {
     let databases = "select string_agg(datname, ' ' order by datname) from pg_database";
     assert_eq!(sql(&restored, "postgres", databases), "one postgres template0 template1");
     remove();
+    // The file that a table is in was made after the catalogue was copied.
+    restore(&full, &["--identity", &key, "--table", "rewritten"])
+        .exits(3)
+        .says(&["all of database \"one\" was unpacked", "only public.rewritten has rows"]);
+    assert_eq!(
+        sql(&restored, "one", "select (select count(*) from rewritten), (select count(*) from lines)"),
+        "3000|0"
+    );
+    remove();
     assert_eq!(left_over(&house), "");
     house.write("pglife.toml", &settings);
 
@@ -165,10 +185,13 @@ fn one_database_comes_out_of_a_copy_of_the_volumes() {
     killed.wait().expect("ended");
     // Its worker ends with it, sooner or later.
     std::thread::sleep(Duration::from_millis(200));
-    restore(&incremental, &["--table", "public.absent"]).exits(5).says(&["public.absent"]);
+    let absent = restore(&incremental, &["--table", "public.absent", "--progress", "plain"]).exits(5);
+    let absent = absent.says(&["has no table public.absent", "looking for the files of public.absent"]);
+    assert!(!absent.stderr.contains("dumping"), "{}", absent.stderr);
     assert_eq!(left_over(&house), "");
 
-    restore(&incremental, &["--table", "lines"]).exits(3).says(&["only public.lines has rows"]);
+    let part_of_it = restore(&incremental, &["--table", "lines"]).exits(3).says(&["only public.lines has rows"]);
+    assert!(!part_of_it.stderr.contains("was unpacked"), "{}", part_of_it.stderr);
     let rows = "select (select count(*) from lines), (select count(*) from big), (select count(*) from elsewhere)";
     assert_eq!(sql(&restored, "one", rows), "19600|0|0");
     assert_eq!(sql(&restored, "postgres", databases), "one postgres template0 template1");
@@ -186,7 +209,20 @@ fn one_database_comes_out_of_a_copy_of_the_volumes() {
         .exits(5)
         .says(&["database \"three\" is not in the backup; it has: admin, one, postgres, template1, two"]);
     sql(&container, "postgres", "alter database two allow_connections false");
+    // Where another relation cannot be read, a table comes out all the same.
+    let content = format!("select count(*), md5(string_agg(filler, '' order by n)) from {}", ODD[1]);
+    let expected = sql(&container, "one", &content);
+    let big = sql(&container, "one", "select pg_relation_filepath('big')");
+    let spoil = format!("dd if=/dev/urandom of=/data/17/{big} bs=8192 seek=9 count=50 conv=notrunc");
+    docker(&["exec", &container, "sh", "-c", &spoil]);
     let (shut, _) = back_up(&house, &source, &key);
+    let odd = restore(&shut, &["--table", ODD[0]]).exits(3);
+    assert!(!odd.stderr.contains("was unpacked"), "{}", odd.stderr);
+    assert_eq!(sql(&restored, "one", &content), expected);
+    let next = format!("insert into {} (filler) values ('') returning n", ODD[1]);
+    assert_eq!(sql(&restored, "one", &next).lines().next(), Some("51"));
+    remove();
+    restore(&shut, &[]).exits(1).says(&["database \"one\"", "big"]);
     let refused = ["restore", &source, "--backup", &shut, "--into", &part, "--database", "two"];
     house.pglife(&refused).exits(4).says(&["refused connections", "without --database"]);
     assert_eq!(left_over(&house), "");
