@@ -196,3 +196,12 @@ fn what_matters_to_one_method_is_told_for_that_one() {
     assert!(files[0].0 == Severity::Blocks && files[0].1.contains("slot s (logical)"), "{files:?}");
     assert_eq!(told(UpgradeMethod::PgUpgrade, 15), []);
 }
+
+#[test]
+fn a_disk_that_does_not_hold_the_data_twice_is_told_of() {
+    let needed = with_room(100 << 20);
+    assert_eq!(needed, 366 << 20);
+    assert_eq!(shortage(needed, needed), None);
+    let said = shortage(needed, needed - 1).expect("a byte too little");
+    assert!(said.contains("needs 366 MB") && said.contains("has 365 MB free"), "{said}");
+}
