@@ -149,7 +149,9 @@ mod tests {
         let cluster = ClusterName::new("shop").expect("a name");
         let now = Timestamp::UNIX_EPOCH;
         let has = || state.last_upgrade(&cluster).expect("read").expect("one").has_the_dependents();
-        for (closes, on_the_way) in [(false, "open"), (true, "open"), (true, "committed"), (true, "undoing"), (false, "undoing")] {
+        for (closes, on_the_way) in
+            [(false, "open"), (true, "open"), (true, "committed"), (true, "undoing"), (false, "undoing")]
+        {
             let id = format!("{on_the_way}-{closes}");
             state.begin_upgrade(&id, &cluster, "open", "{}", now).expect("begun");
             // Unpacking may take hours.

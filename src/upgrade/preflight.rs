@@ -233,7 +233,9 @@ pub const ROOM_TO_START: u64 = 256 << 20;
 /// What is said where fewer bytes are free than are needed.
 pub fn shortage(needed: u64, free: u64) -> Option<String> {
     let short = free < needed;
-    short.then(|| format!("its new volume needs {} MB, and its disk has {} MB free", needed.div_ceil(1 << 20), free >> 20))
+    short.then(|| {
+        format!("its new volume needs {} MB, and its disk has {} MB free", needed.div_ceil(1 << 20), free >> 20)
+    })
 }
 
 /// The first major that does not take it from a dump, what it is, and what to do.
