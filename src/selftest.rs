@@ -122,14 +122,14 @@ pub async fn selftest(
     let repositories = control.repositories_of(policy, request.repository.as_ref())?;
     let Found { repository, commit, .. } = repositories.find(control, policy, &request.backup)?;
     let opened = control.manifest(repository, &commit, request.identity.as_deref())?;
-    let mutations = wanted(&opened.0, &request.only, &what)?;
+    // A word that means nothing is told before anything is copied.
+    wanted(&opened.0, &request.only, &what)?;
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     // The throwaway servers of its drills have the name of every drill's.
     let run = control.begin(Operation::Selftest, &policy.name, &engine).await?;
     let folder = request.scratch.as_ref().unwrap_or(&control.configuration.settings.state_dir);
     let scratch = folder.join(format!("{RUN_FOLDER}{}", run.id));
-    let tried =
-        in_run(control, &run, policy, request, &scratch, repository, &commit, opened, mutations, &what, progress).await;
+    let tried = in_run(control, &run, policy, request, &scratch, repository, &commit, opened, &what, progress).await;
     run.give_up(&policy.host, &Thing::Folder(scratch)).await;
     run.end(tried.map_err(|error| error.safe(safe)), |tested| {
         let missed: Vec<&str> = tested.missed().map(|trial| trial.mutation.as_str()).collect();
@@ -166,7 +166,6 @@ async fn in_run(
     repository: &Repository,
     commit: &Commit,
     (manifest, keys): (Manifest, Option<Keys>),
-    mutations: Vec<Mutation>,
     what: &str,
     progress: Progress<'_>,
 ) -> Result<Selftested, OperationError> {
@@ -175,6 +174,8 @@ async fn in_run(
     // What builds on others is a full set there.
     let identity = request.identity.as_deref();
     let exported = export::export(control, repository, commit, &whole, &[], identity, progress).await?;
+    let manifest = exported.manifest.unwrap_or(manifest);
+    let mutations = wanted(&manifest, &request.only, what)?;
     let root = scratch.join("repository");
     let location = Location::Local { folder: root.clone() };
     let repository = Repository::init(&location).map_err(failed(what))?;
@@ -185,7 +186,7 @@ async fn in_run(
             whole,
             repository,
             root,
-            manifest: exported.manifest.unwrap_or(manifest),
+            manifest,
             commit: exported.commit,
             keys,
             cancel: control.cancel.clone(),

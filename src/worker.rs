@@ -19,6 +19,7 @@
 //! [`session`] is the control plane's end, [`process`] the worker's own; [`dump`], [`volume`], [`restore`], [`unpack`], [`locate`],
 //! [`fetch`], [`verify`], [`copy`] and [`check`] do the work.
 
+mod attributes;
 mod block_index;
 pub mod check;
 pub mod copy;

@@ -298,6 +298,11 @@ impl ServerProfile {
     pub fn connectable(&self) -> Vec<DatabaseName> {
         self.databases.iter().filter(|one| one.connectable).map(|one| one.name.clone()).collect()
     }
+
+    /// It archives its WAL.
+    pub fn archives(&self) -> bool {
+        self.settings.get("archive_mode").is_some_and(|mode| mode != "off")
+    }
 }
 
 /// The image the server ran from.

@@ -122,7 +122,7 @@ impl Dependents<'_> {
             if self.control.cancel.is_cancelled() {
                 return Ok(None);
             }
-            if self.is_being_upgraded()? {
+            if self.are_an_upgrades()? {
                 // What was known is of the server before.
                 *memory = Memory::default();
                 return Ok(None);
@@ -141,11 +141,11 @@ impl Dependents<'_> {
         Ok(Some(Timestamp::now() + SignedDuration::from_secs(30)))
     }
 
-    /// An upgrade takes them down and brings them back itself.
-    fn is_being_upgraded(&self) -> Result<bool, OperationError> {
+    /// An upgrade takes them down and brings them back itself, from the stop of the old server on.
+    fn are_an_upgrades(&self) -> Result<bool, OperationError> {
         let last = self.control.state.last_upgrade(&self.policy.name);
         let last = last.map_err(failed("the journal of upgrades cannot be read"))?;
-        Ok(last.is_some_and(|upgrade| upgrade.is_open()))
+        Ok(last.is_some_and(|upgrade| upgrade.has_the_dependents()))
     }
 
     async fn apply(&self, step: Step, followers: &[Follower], memory: &mut Memory) -> Result<(), OperationError> {

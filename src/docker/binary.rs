@@ -5,13 +5,19 @@
 //! nobody writes where a worker may already run from.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 
+use bollard::query_parameters::UploadToContainerOptionsBuilder;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::OnceCell;
+use tokio_util::io::ReaderStream;
 
 use crate::cluster::{ContainerName, VolumeName};
 
 use super::label::{self, Purpose};
-use super::{DockerError, Engine, SmallFile, frugal_host_config};
+use super::{DockerError, Engine, frugal_host_config};
 
 /// Where containers see the volume.
 pub const FOLDER: &str = "/pglife";
@@ -20,15 +26,47 @@ pub const EXECUTABLE: &str = "/pglife/pglife";
 
 static OWN_DIGEST: OnceCell<String> = OnceCell::const_new();
 
-async fn own_executable() -> Result<Vec<u8>, DockerError> {
-    let failed = |source| DockerError::Io { action: "read pglife's own executable".to_owned(), source };
-    // The running file itself, even where a newer one has taken its path.
-    tokio::fs::read("/proc/self/exe").await.map_err(failed)
+/// The running file itself, even where a newer one has taken its path. It is never in memory as a whole: it is larger than all that
+/// a control plane needs.
+const OWN: &str = "/proc/self/exe";
+
+fn unreadable(source: io::Error) -> DockerError {
+    DockerError::Io { action: "read pglife's own executable".to_owned(), source }
 }
 
 async fn own_digest() -> Result<&'static str, DockerError> {
-    let digest = || async { Ok(blake3::hash(&own_executable().await?).to_hex()[..16].to_owned()) };
+    let digest = || async {
+        let hashed = tokio::task::spawn_blocking(|| {
+            let mut hasher = blake3::Hasher::new();
+            io::copy(&mut File::open(OWN)?, &mut hasher)?;
+            Ok(hasher.finalize().to_hex()[..16].to_owned())
+        });
+        hashed.await.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(unreadable)
+    };
     OWN_DIGEST.get_or_try_init(digest).await.map(String::as_str)
+}
+
+/// Writes the executable into its folder in a container.
+async fn put(engine: &Engine, container: &str) -> Result<(), DockerError> {
+    let file = File::open(OWN).map_err(unreadable)?;
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    let mut header = tar::Header::new_gnu();
+    header.set_path("pglife").map_err(unreadable)?;
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(bytes);
+    header.set_mode(0o755);
+    header.set_mtime(0);
+    header.set_cksum();
+    let head = Bytes::copy_from_slice(header.as_bytes());
+    // What fills its last block, and the two that end a tar.
+    let block = head.len();
+    let filled = usize::try_from(bytes % block as u64).unwrap_or_default();
+    let end = Bytes::from(vec![0; (block - filled) % block + 2 * block]);
+    let one = |piece: Bytes| stream::iter([Ok::<_, io::Error>(piece)]);
+    let tar = one(head).chain(ReaderStream::new(tokio::fs::File::from_std(file))).chain(one(end));
+    let options = UploadToContainerOptionsBuilder::default().path(FOLDER).build();
+    let put = engine.patient.upload_to_container(container, Some(options), bollard::body_try_stream(tar)).await;
+    put.map_err(engine.failed(format!("write the executable into {FOLDER} of container {container}")))
 }
 
 /// Makes sure that the host has this very executable in a volume, and names the volume. `image` is any image on the host.
@@ -61,8 +99,7 @@ pub async fn ensure(engine: &Engine, image: &str) -> Result<VolumeName, DockerEr
         ..Default::default()
     };
     let id = engine.create_container(&checked(&filling), body).await?;
-    let executable = SmallFile { name: "pglife".to_owned(), content: own_executable().await?, mode: 0o755 };
-    engine.put_files(&id, FOLDER, &[executable]).await?;
+    put(engine, &id).await?;
     match engine.rename_container(&id, &checked(&name)).await {
         Ok(()) => tracing::info!(host = %engine.host(), %volume, "put the executable into a volume"),
         // Another pglife was quicker, with the same bytes.

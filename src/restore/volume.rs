@@ -101,7 +101,7 @@ pub fn plan_volume_restore(
         }),
     };
     let mut warnings = Vec::new();
-    if manifest.server.settings.get("archive_mode").is_some_and(|mode| mode != "off") {
+    if manifest.server.archives() {
         warnings.push(
             "the copy has archive_mode on, as its source: see to it that both do not write to one archive".to_owned(),
         );

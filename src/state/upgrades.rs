@@ -25,6 +25,8 @@ pub struct UpgradeRecord {
     pub started_at: Timestamp,
     /// When the journal was last written.
     pub updated_at: Timestamp,
+    /// When it began to take down who depends on the cluster, and then the old server. None: it has not come to that.
+    pub closed_at: Option<Timestamp>,
 }
 
 impl UpgradeRecord {
@@ -32,14 +34,22 @@ impl UpgradeRecord {
     pub fn is_open(&self) -> bool {
         ["open", "undoing", "committed"].contains(&self.phase.as_str())
     }
+
+    /// True while it takes down and brings back who depends on the cluster, and nobody else may. Not while the old server serves and
+    /// the new one is only made, which may take hours.
+    pub fn has_the_dependents(&self) -> bool {
+        self.is_open() && (self.phase != "open" || self.closed_at.is_some())
+    }
 }
 
 /// The columns, in the order they are read.
-const COLUMNS: &str = "id, cluster, phase, step, plan, report, started_at, updated_at";
+const COLUMNS: &str = "id, cluster, phase, step, plan, report, started_at, updated_at, \
+     (select at from upgrades_closed where upgrades_closed.id = upgrades.id)";
 
 pub(super) const TABLE: &str = "create table if not exists upgrades (
      id text primary key, cluster text not null, phase text not null, step text not null, plan text not null,
-     report text not null, started_at text not null, updated_at text not null) strict;";
+     report text not null, started_at text not null, updated_at text not null) strict;
+     create table if not exists upgrades_closed (id text primary key, at text not null) strict, without rowid;";
 
 impl State {
     /// Records that an upgrade begins: before this, nothing of it is in the world.
@@ -65,6 +75,14 @@ impl State {
     pub fn upgrade_step(&self, id: &str, step: &str, now: Timestamp) -> Result<(), StateError> {
         self.connection()
             .execute("update upgrades set step = ?2, updated_at = ?3 where id = ?1", params![id, step, now.to_string()])
+            .map_err(self.wrong())?;
+        Ok(())
+    }
+
+    /// Records that an upgrade takes down who depends on its cluster from now on.
+    pub fn upgrade_closes(&self, id: &str, now: Timestamp) -> Result<(), StateError> {
+        self.connection()
+            .execute("insert or replace into upgrades_closed (id, at) values (?1, ?2)", params![id, now.to_string()])
             .map_err(self.wrong())?;
         Ok(())
     }
@@ -116,5 +134,39 @@ fn record(row: &Row<'_>) -> rusqlite::Result<UpgradeRecord> {
         report: row.get(5)?,
         started_at: super::parsed(row, 6)?,
         updated_at: super::parsed(row, 7)?,
+        closed_at: row.get::<_, Option<String>>(8)?.map(|_| super::parsed(row, 8)).transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_the_dependents_from_the_stop_to_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::open(folder.path()).expect("opened");
+        let cluster = ClusterName::new("shop").expect("a name");
+        let now = Timestamp::UNIX_EPOCH;
+        let has = || state.last_upgrade(&cluster).expect("read").expect("one").has_the_dependents();
+        for (closes, on_the_way) in
+            [(false, "open"), (true, "open"), (true, "committed"), (true, "undoing"), (false, "undoing")]
+        {
+            let id = format!("{on_the_way}-{closes}");
+            state.begin_upgrade(&id, &cluster, "open", "{}", now).expect("begun");
+            // Unpacking may take hours.
+            state.upgrade_step(&id, "unpack", now).expect("noted");
+            assert!(!has(), "{id}");
+            if closes {
+                state.upgrade_closes(&id, now).expect("noted");
+                assert!(has(), "{id}");
+            }
+            state.upgrade_phase(&id, on_the_way, now).expect("noted");
+            assert_eq!(has(), closes || on_the_way != "open", "{id}");
+            for end in ["upgraded", "finalized", "as-before"] {
+                state.upgrade_phase(&id, end, now).expect("noted");
+                assert!(!has(), "{id} {end}");
+            }
+        }
+    }
 }

@@ -116,8 +116,9 @@ impl<'a> Scene<'a> {
         {
             tracing::warn!(cluster = %self.plan.cluster, "{trouble}");
         }
+        self.control.state.upgrade_closes(&self.id, Timestamp::now()).map_err(failed(&self.what))?;
         let dependents = self.dependents();
-        // A daemon that looked before this upgrade was open would take what is remembered and still runs for started by somebody.
+        // A daemon that looked before that would take what is remembered and still runs for started by somebody.
         let _alone = dependents.alone().await?;
         dependents.take_all_down(reason).await.map(drop)
     }

@@ -16,8 +16,8 @@ use super::look::{check_findings, managed, names_taken, shared};
 use super::plan::{self, Containers, DataContainer, Method, OldServer, PinnedImage, UpgradePlan};
 use super::record::{Report, check_journal};
 use super::transfer::Origin;
-use super::{Upgraded, carry_out};
-use crate::backup_set::{Manifest, Selector};
+use super::{Upgraded, carry_out, preflight};
+use crate::backup_set::{Manifest, Selector, ServerProfile};
 use crate::cluster::{ContainerName, RepoName, VolumeName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, failed, or_elsewhere};
 use crate::dependents::act::Dependents;
@@ -83,17 +83,19 @@ pub async fn prepare_in_place(
     let engine = control.engine(&policy.host).await.map_err(failed(&what))?;
     let run = control.begin(Operation::Look, &policy.name, &engine).await?;
     let mut looked = look(control, &run, &engine, (policy, layout), &chosen, &what).await;
-    if let (Ok(plan), Plan::Volume(volumes)) = (&mut looked, &how) {
-        plan.needed_bytes = volumes.tar_bytes();
+    if let (Ok((plan, _)), Plan::Volume(volumes)) = (&mut looked, &how) {
+        plan.needed_bytes = volumes.tar_bytes() + preflight::ROOM_TO_START;
     }
-    let plan = run.end(looked, |plan| (Exit::Ok, format!("plan of a {plan}"), None)).await?;
-    let warnings = warnings(policy, &chosen.manifest, &how);
+    let (plan, present) = run.end(looked, |(plan, _)| (Exit::Ok, format!("plan of a {plan}"), None)).await?;
+    let archives = [Some(&chosen.manifest.server), present.as_ref()].into_iter().flatten().any(ServerProfile::archives);
+    let warnings = warnings(policy, &chosen.manifest, &how, archives);
     let network = layout.network.as_ref().map(|network| network.as_str().to_owned());
     Ok(InPlace { plan, chosen, how, warnings, network })
 }
 
-/// What is not in the cluster afterwards, or not as it was, beside what was written since.
-fn warnings(policy: &Policy, manifest: &Manifest, how: &Plan) -> Vec<String> {
+/// What is not in the cluster afterwards, or not as it was, beside what was written since. Where the server archives its WAL, or did when the
+/// backup was taken, it will again: its settings are the backup's, or those in `/config`.
+fn warnings(policy: &Policy, manifest: &Manifest, how: &Plan, archives: bool) -> Vec<String> {
     let mut warnings: Vec<String> = manifest
         .skipped
         .iter()
@@ -102,26 +104,29 @@ fn warnings(policy: &Policy, manifest: &Manifest, how: &Plan) -> Vec<String> {
             format!("database \"{database}\" is not in the backup ({reason}), so it is not in the cluster afterwards")
         })
         .collect();
-    match how {
-        Plan::Dump(_) if !policy.dump.exclude_table_data.is_empty() => {
-            let tables: Vec<String> = policy.dump.exclude_table_data.iter().map(ToString::to_string).collect();
-            warnings.push(format!(
-                "`exclude_table_data` of the policy keeps rows out of dumps ({}): those tables are empty afterwards",
-                tables.join(", ")
-            ));
-        }
-        Plan::Volume(_) => {
-            if manifest.server.settings.get("archive_mode").is_some_and(|mode| mode != "off") {
-                warnings.push(
-                    "archive_mode is on: the server goes on from the time of the backup, and writes WAL of the same names as before \
-                     into its archive; give it another place for that first, and make standbys anew"
-                        .to_owned(),
-                );
-            }
-        }
-        Plan::Dump(_) => {}
+    if matches!(how, Plan::Dump(_)) && !policy.dump.exclude_table_data.is_empty() {
+        let tables: Vec<String> = policy.dump.exclude_table_data.iter().map(ToString::to_string).collect();
+        warnings.push(format!(
+            "`exclude_table_data` of the policy keeps rows out of dumps ({}): those tables are empty afterwards",
+            tables.join(", ")
+        ));
     }
+    warnings.extend(archives.then(|| archiving(how).to_owned()));
     warnings
+}
+
+/// What becomes of an archive of WAL.
+fn archiving(how: &Plan) -> &'static str {
+    match how {
+        Plan::Volume(_) => {
+            "archive_mode is on: the server goes on from the time of the backup, and writes WAL of the same names as before \
+             into its archive; give it another place for that first, and make standbys anew"
+        }
+        Plan::Dump(_) => {
+            "archive_mode is on: the server is a new one then, whose WAL begins anew, with names that its archive may have \
+             already; give it another place for that first, and make standbys anew"
+        }
+    }
 }
 
 async fn look(
@@ -131,7 +136,7 @@ async fn look(
     (policy, layout): (&Policy, &Managed),
     chosen: &Chosen,
     what: &str,
-) -> Result<UpgradePlan, OperationError> {
+) -> Result<(UpgradePlan, Option<ServerProfile>), OperationError> {
     let into_itself = format!(
         "if nothing is left of its containers and volumes: pglife restore {0} --into {0}; else into another name",
         policy.name
@@ -151,7 +156,7 @@ async fn look(
         return Err(OperationError::new(Exit::Refused, why).safe("nothing was touched").next(into_itself));
     }
     let server = &chosen.manifest.server;
-    let (old_server, system_identifier) = old_server(control, run, engine, policy, &container, &image, what).await;
+    let (old_server, present) = old_server(control, run, engine, policy, &container, &image, what).await;
     let set = chosen.commit.set.clone();
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
@@ -181,22 +186,22 @@ async fn look(
         old_volume: data.mount_of("/data").map(|mount| mount.source.clone()).unwrap_or_default(),
         restart: engine.restart_policy(&container.id).await.map_err(failed(what))?,
         bootstrap_role: server.bootstrap_role.clone(),
-        system_identifier: system_identifier.unwrap_or(server.system_identifier),
+        system_identifier: present.as_ref().unwrap_or(server).system_identifier,
         wal_segment_bytes: server.wal_segment_bytes,
         databases: server.connectable(),
         bytes,
         policy_image: None,
         sorting: vec![],
         dependents: dependents.would_go_down().map(|follower| follower.name.clone()).collect(),
-        needed_bytes: bytes,
+        needed_bytes: preflight::with_room(bytes),
         expected_downtime: None,
     };
     let again = format!("pglife restore {} --in-place --dry-run", policy.name);
     check_findings(&names_taken(engine, &plan, what).await?, what, &again)?;
-    Ok(plan)
+    Ok((plan, present))
 }
 
-/// What the server in `container` does, and who it is where it says so.
+/// What the server in `container` does, and what it is where it says so.
 async fn old_server(
     control: &ControlPlane,
     run: &Run<'_>,
@@ -205,7 +210,7 @@ async fn old_server(
     container: &Container,
     image: &Image,
     what: &str,
-) -> (OldServer, Option<u64>) {
+) -> (OldServer, Option<ServerProfile>) {
     if !container.running {
         return (OldServer::Stopped, None);
     }
@@ -224,7 +229,7 @@ async fn old_server(
     match entered.await {
         Ok((session, profile)) => {
             close_worker(session).await;
-            (OldServer::Serves, Some(profile.system_identifier))
+            (OldServer::Serves, Some(profile))
         }
         // That is why it is restored, as likely as not.
         Err(error) => {

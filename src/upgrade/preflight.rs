@@ -225,8 +225,23 @@ pub fn of_method(method: UpgradeMethod, profile: &ServerProfile, survey: &Survey
 
 /// Bytes that a second copy of the data needs.
 pub fn needed_bytes(profile: &ServerProfile) -> u64 {
-    let bytes: u64 = profile.databases.iter().map(|database| database.bytes).sum();
-    bytes + bytes / 10 + (256 << 20)
+    with_room(profile.databases.iter().map(|database| database.bytes).sum())
+}
+
+/// Bytes that a server needs into which so many are restored.
+pub fn with_room(bytes: u64) -> u64 {
+    bytes + bytes / 10 + ROOM_TO_START
+}
+
+/// Bytes that a server needs beside its data to start on them, for WAL above all.
+pub const ROOM_TO_START: u64 = 256 << 20;
+
+/// What is said where fewer bytes are free than are needed.
+pub fn shortage(needed: u64, free: u64) -> Option<String> {
+    let short = free < needed;
+    short.then(|| {
+        format!("its new volume needs {} MB, and its disk has {} MB free", needed.div_ceil(1 << 20), free >> 20)
+    })
 }
 
 /// The first major that does not take it from a dump, what it is, and what to do.

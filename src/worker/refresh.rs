@@ -146,8 +146,8 @@ impl Wanted {
         let mut wanted = Self { heads: vec![], files: vec![] };
         let mut archive = Archive::new(headers);
         for entry in archive.entries_with_seek().map_err(broken)? {
-            let entry = entry.map_err(broken)?;
-            let head = Head::read(&entry, volumes)?;
+            let mut entry = entry.map_err(broken)?;
+            let head = Head::read(&mut entry, volumes)?;
             if head.kind == Kind::File {
                 let content = match found.remove(&*entry.path().map_err(broken)?) {
                     Some(known) => Some(known).filter(|known| known.bytes() == entry.size()),

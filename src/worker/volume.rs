@@ -111,7 +111,7 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         return Err(Failure::new(Trouble::Cancelled, "cancelled"));
     }
     let writing = |name: &str, error: &PipelineError| pipeline_failure(&format!("writing {name}"), error);
-    let (Copied { mut copy, blocks, summaries_unused }, sealed) = match (copied, streamed) {
+    let (Copied { mut copy, blocks, summaries_unused, unkept }, sealed) = match (copied, streamed) {
         (Ok(copied), Ok(sealed)) => (copied, sealed),
         // The first one is the cause; the other was stopped by it.
         (Err(CopyError::Failed(failure)), _) if failure.trouble != Trouble::Cancelled => return Err(failure),
@@ -145,6 +145,12 @@ pub fn run(job: &VolumeJob, line: &Line, runtime: &tokio::runtime::Handle) -> Re
         destinations.each(|folder| check(folder, &wanted.object, &sealed, keys))?;
         index = Some((&wanted.object, sealed));
     }
+    if let Some(first) = unkept.first() {
+        let count = unkept.len();
+        line.warn(format!(
+            "{count} extended attributes are not in the copy, because they are of several lines: {first}, …"
+        ));
+    }
     for damaged in &copy.damaged {
         line.warn(format!("{}; see the server's log, and take a dump of what can still be read", damaged.words()));
     }
@@ -176,6 +182,8 @@ struct Copied {
     blocks: Option<Blocks>,
     /// Why the server did not tell what changed, where it was asked.
     summaries_unused: Option<String>,
+    /// Extended attributes that are not in it.
+    unkept: Vec<String>,
 }
 
 /// What is known of blocks before the copy, and whose they are. A parent whose index cannot be used costs a full copy, no more.
@@ -305,6 +313,7 @@ fn copy(
         copier.made(&pgdata.join("backup_manifest"), file, &bytes)?;
     }
     let Stopped { stop, backup_label, .. } = stopped;
+    let unkept = std::mem::take(&mut copier.unkept);
     let (entries, blocks) = copier.finish()?;
     let copy = VolumeCopy {
         volumes: job.volumes.clone(),
@@ -324,7 +333,7 @@ fn copy(
         incremental: None,
         history,
     };
-    Ok(Copied { copy, blocks, summaries_unused })
+    Ok(Copied { copy, blocks, summaries_unused, unkept })
 }
 
 /// Copies with `work`; ends it as soon as `server` is in backup mode no more: nothing of what it copies could be used.

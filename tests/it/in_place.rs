@@ -5,12 +5,13 @@ use serde_json::Value;
 use crate::house::{House, docker, sql, try_docker, wait_for_server};
 use crate::upgrade::{fill, killed, phase, seen, things};
 
-/// A cluster with content, in which nothing writes by itself.
-fn filled(house: &House, major: &str, policy: &str) -> (String, String) {
+/// A cluster with content, in which nothing writes by itself, with more settings.
+fn filled(house: &House, major: &str, policy: &str, settings: &str) -> (String, String) {
     let cluster = house.cluster("c", major, policy);
     let container = format!("{cluster}-db");
     fill(&container);
-    docker(&["exec", &container, "sh", "-c", "echo 'autovacuum = off' >/config/quiet.conf"]);
+    let quiet = format!("printf 'autovacuum = off\\n{settings}' >/config/quiet.conf");
+    docker(&["exec", &container, "sh", "-c", &quiet]);
     docker(&["restart", &container]);
     wait_for_server(&container);
     (cluster, container)
@@ -27,7 +28,7 @@ fn restored(ended: &str) -> Value {
 #[test]
 fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
     let house = House::new("inplace");
-    let (cluster, container) = filled(&house, "17", "");
+    let (cluster, container) = filled(&house, "17", "", "");
     let content = seen(&container);
     let taken = house.items(&["backup", &cluster, "--kind", "volume"]).remove(0);
     let set = taken["set"].as_str().expect("an id");
@@ -103,7 +104,12 @@ fn a_copy_of_the_volumes_takes_the_place_of_the_data() {
 #[test]
 fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
     let house = House::new("inplacedump");
-    let (cluster, container) = filled(&house, "15", "[backup.dump]\ndatabases = [\"*\", \"!aside\"]");
+    let (cluster, container) = filled(
+        &house,
+        "15",
+        "[backup.dump]\ndatabases = [\"*\", \"!aside\"]",
+        "archive_mode = on\\narchive_command = true\\n",
+    );
     let content = seen(&container);
     sql(&container, "postgres", "create database aside");
     let set = house.backup(&cluster);
@@ -131,9 +137,10 @@ fn a_dump_takes_the_place_of_data_that_no_server_starts_on() {
 
     // What the dump does not have is told before.
     let absent = "database \"aside\" is not in the backup (the policy leaves it out)";
-    house.pglife(&["restore", &cluster, "--in-place", "--dry-run"]).ok().says(&[absent]);
+    house.pglife(&["restore", &cluster, "--in-place", "--dry-run"]).ok().says(&[absent, "archive_mode is on"]);
     house.pglife(&begin).exits(3).says(&[
         absent,
+        "archive_mode is on",
         "postgresql.auto.conf was not carried over",
         volume,
         "upgrade rollback",

@@ -94,6 +94,16 @@ fn a_copy_of_the_volumes_is_spoiled_too() {
     }
     assert_eq!((folders(&house), of_drills(&house)), (vec![], vec![]));
     house.pglife(&["drill", &cluster, "--backup", "latest:volume"]).ok();
+
+    // Of one that builds on it a full one is spoiled; and the codec is that of the backup.
+    for (codec, objects) in [("none", 6), ("gzip:1", 5)] {
+        house.policy("source", "17", &format!("[backup.volume]\ncodec = \"{codec}\""));
+        house.items(&["backup", &cluster, "--kind", "volume", "--incremental"]);
+        let only = ["--only", "flip", "--only", "change-file"];
+        let trials = house.items(&[&["selftest", &cluster, "--backup", "latest:volume"][..], &only].concat());
+        assert_eq!(trials.len(), objects + 1, "{codec}: {trials:#?}");
+        assert!(trials.iter().all(|trial| trial["result"] == "noticed"), "{codec}: {trials:#?}");
+    }
 }
 
 #[test]

@@ -340,6 +340,14 @@ fn a_stopped_server_is_started_again_whatever_dies() {
         wait_for("the server", answers);
         assert_eq!(house.items(&["backups", "list", &source]), [serde_json::Value::Null; 0], "{victim}");
     }
+    // A data directory with a label is somebody's copy, not a server at rest; this one does not start with it, either.
+    let label = "/data/17/backup_label";
+    docker(&["exec", &container, "touch", label]);
+    house.pglife(&["backup", &source, "--kind", "volume"]).exits(15).says(&["/data/17 holds a copy", "backup_label"]);
+    assert_eq!(house.items(&["backups", "list", &source]), [serde_json::Value::Null; 0]);
+    docker(&["run", "--rm", "--volumes-from", &container, "busybox", "rm", label]);
+    docker(&["start", &container]);
+    wait_for("the server", answers);
     house.policy("source", "17", "[backup.volume]\nmode = \"cold\"");
     house.pglife(&["backup", &source, "--kind", "volume"]).ok();
     assert_eq!(house.items(&["backups", "list", &source]).len(), 1);

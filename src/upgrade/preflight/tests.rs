@@ -228,3 +228,12 @@ fn an_adopted_cluster_keeps_its_settings_where_it_has_them() {
         assert_eq!(findings(&server, &adopted, major(18), &single()).len(), 1, "{place}");
     }
 }
+
+#[test]
+fn a_disk_that_does_not_hold_the_data_twice_is_told_of() {
+    let needed = with_room(100 << 20);
+    assert_eq!(needed, 366 << 20);
+    assert_eq!(shortage(needed, needed), None);
+    let said = shortage(needed, needed - 1).expect("a byte too little");
+    assert!(said.contains("needs 366 MB") && said.contains("has 365 MB free"), "{said}");
+}

@@ -6,6 +6,7 @@ use super::super::drive::Scene;
 use super::super::in_place::InPlace;
 use super::super::journal::Phase;
 use super::super::plan::{OldServer, Trial};
+use super::super::preflight;
 use super::{Place, mount, prove, stop_old, through_backup};
 use crate::causes;
 use crate::control::{OperationError, close_worker, failed, start_worker};
@@ -61,15 +62,8 @@ async fn check_space(scene: &Scene<'_>) -> Result<(), OperationError> {
     };
     let request = Request::MeasureFreeSpace { folder: "/data".to_owned() };
     let free = scene.control.ask(session, &request, scene.what(), free).await?;
-    if free >= plan.needed_bytes {
-        return Ok(());
-    }
-    let why = format!(
-        "{}: its new volume needs {} MB, and its disk has {} MB free",
-        scene.what(),
-        plan.needed_bytes >> 20,
-        free >> 20
-    );
+    let Some(shortage) = preflight::shortage(plan.needed_bytes, free) else { return Ok(()) };
+    let why = format!("{}: {shortage}", scene.what());
     Err(OperationError::new(Exit::Refused, why)
         .next("make room on the disk with Docker's volumes, then run the same command again"))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tar::{Entry, EntryType};
 
 use super::{broken, place};
+use crate::worker::attributes::{self, Attribute};
 use crate::worker::{Failure, Trouble};
 
 /// An entry without its content.
@@ -23,6 +24,8 @@ pub(in crate::worker) struct Head {
     /// Permission bits, set-user-id and the like included.
     mode: u32,
     time: SystemTime,
+    /// Extended attributes.
+    attributes: Vec<Attribute>,
 }
 
 /// What an entry is.
@@ -38,7 +41,12 @@ pub(in crate::worker) enum Kind {
 
 impl Head {
     /// Reads it. What would lead out of `volumes` is refused, and what no copy of volumes has.
-    pub(in crate::worker) fn read<R: Read>(entry: &Entry<'_, R>, volumes: &[String]) -> Result<Self, Failure> {
+    pub(in crate::worker) fn read<R: Read>(entry: &mut Entry<'_, R>, volumes: &[String]) -> Result<Self, Failure> {
+        let mut attributes = Vec::new();
+        for record in entry.pax_extensions().map_err(broken)?.into_iter().flatten() {
+            let record = record.map_err(broken)?;
+            attributes.extend(Attribute::of_record(record.key_bytes(), record.value_bytes()));
+        }
         let name = entry.path().map_err(broken)?;
         let refuse = |why: &str| Failure::new(Trouble::Damaged, format!("the tar has {}, {why}", name.display()));
         let path = place(&name, volumes).ok_or_else(|| refuse("which is in none of its volumes"))?;
@@ -64,21 +72,25 @@ impl Head {
             gid,
             mode: header.mode().map_err(broken)? & 0o7777,
             time: SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().map_err(broken)?),
+            attributes,
         })
     }
 
-    /// Gives the file its owner, mode and time.
+    /// Gives the file its attributes, owner, mode and time.
     pub(in crate::worker) fn finish_file(&self, file: &File) -> io::Result<()> {
+        attributes::give(file, &self.attributes)?;
         fchown(file, Some(self.uid), Some(self.gid))?;
         file.set_permissions(Permissions::from_mode(self.mode))?;
         file.set_modified(self.time)
     }
 
-    /// Gives the folder, into which nothing is put any more, its owner, mode and time.
+    /// Gives the folder, into which nothing is put any more, its attributes, owner, mode and time.
     pub(in crate::worker) fn finish_folder(&self) -> io::Result<()> {
+        let folder = File::open(&self.path)?;
+        attributes::give(&folder, &self.attributes)?;
         chown(&self.path, Some(self.uid), Some(self.gid))?;
         std::fs::set_permissions(&self.path, Permissions::from_mode(self.mode))?;
-        File::open(&self.path)?.set_modified(self.time)
+        folder.set_modified(self.time)
     }
 
     /// Makes a link that leads to `target`.

@@ -1,6 +1,7 @@
 //! The tar as it is written: headers, padding, and the promise of a header kept whatever becomes of the file.
 //!
-//! The format is POSIX.1-2001 (pax): a ustar header, with an extended header before it where a name is long or a file large. A
+//! The format is POSIX.1-2001 (pax): a ustar header, with an extended header before it where a name is long, a file large, or where it
+//! has extended attributes. A
 //! header is written before its file is read, and the file of a running server may shrink or grow meanwhile: what is more than was
 //! promised is cut, what is less is filled with zeros. Replay of the WAL repairs both.
 
@@ -10,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use tar::{EntryType, Header};
 
 use crate::pipeline::handover::Giver;
+use crate::worker::attributes::Attribute;
 
 /// Bytes in a block of a tar.
 pub(super) const BLOCK: usize = 512;
@@ -54,7 +56,7 @@ impl From<&std::fs::Metadata> for Owner {
 }
 
 /// The blocks that come before the content of an entry.
-pub(super) fn header(name: &[u8], owner: Owner, kind: Kind<'_>) -> Vec<u8> {
+pub(super) fn header(name: &[u8], owner: Owner, kind: Kind<'_>, attributes: &[Attribute]) -> Vec<u8> {
     let mut name = name.to_vec();
     if kind == Kind::Folder && !name.ends_with(b"/") {
         name.push(b'/');
@@ -74,6 +76,9 @@ pub(super) fn header(name: &[u8], owner: Owner, kind: Kind<'_>) -> Vec<u8> {
     }
     if size >= LARGE {
         records.extend(record("size", size.to_string().as_bytes()));
+    }
+    for (key, value) in attributes.iter().filter_map(Attribute::record) {
+        records.extend(record(&key, value));
     }
     let mut blocks = Vec::new();
     if !records.is_empty() {
@@ -219,7 +224,7 @@ mod tests {
     fn archive_of(name: &[u8], promised: u64, source: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let (mut giver, mut taker) = handover();
         let mut seen = Vec::new();
-        giver.write_all(&header(name, OWNER, Kind::File(promised))).expect("given");
+        giver.write_all(&header(name, OWNER, Kind::File(promised), &[])).expect("given");
         content(&mut &source[..], promised, &mut giver, &mut |bytes| seen.extend_from_slice(bytes)).expect("given");
         giver.write_all(&[0; BLOCK][..padding(promised)]).expect("given");
         giver.write_all(&END).expect("given");
@@ -232,9 +237,9 @@ mod tests {
     #[test]
     fn every_kind_reads_back() {
         let long = [b"data/17/".to_vec(), vec![b'x'; 200]].concat();
-        let mut archive = header(b"data/17", OWNER, Kind::Folder);
-        archive.extend(header(&long, OWNER, Kind::Symlink(&long)));
-        archive.extend(header(b"data/l", OWNER, Kind::HardLink(b"data/\xC3\x9C")));
+        let mut archive = header(b"data/17", OWNER, Kind::Folder, &[]);
+        archive.extend(header(&long, OWNER, Kind::Symlink(&long), &[]));
+        archive.extend(header(b"data/l", OWNER, Kind::HardLink(b"data/\xC3\x9C"), &[]));
         archive.extend(END);
         let seen = read_back(&archive);
         let expected: [Seen; 3] = [
@@ -247,9 +252,9 @@ mod tests {
 
     #[test]
     fn large_files_have_their_size() {
-        let blocks = header(b"data/large", OWNER, Kind::File(LARGE));
+        let blocks = header(b"data/large", OWNER, Kind::File(LARGE), &[]);
         assert!(blocks.windows(19).any(|part| part == b"19 size=8589934592\n"), "{}", String::from_utf8_lossy(&blocks));
-        assert_eq!(header(b"data/small", OWNER, Kind::File(LARGE - 1)).len(), BLOCK);
+        assert_eq!(header(b"data/small", OWNER, Kind::File(LARGE - 1), &[]).len(), BLOCK);
     }
 
     proptest! {

@@ -66,6 +66,7 @@ pub(super) fn copy(
         copier.made(&pgdata.join("backup_manifest"), file, &manifest.finish(None))?;
     }
     let damaged = std::mem::take(&mut copier.damaged);
+    let unkept = std::mem::take(&mut copier.unkept);
     let (entries, blocks) = copier.finish()?;
     let copy = VolumeCopy {
         volumes: job.volumes.clone(),
@@ -85,7 +86,7 @@ pub(super) fn copy(
         incremental: None,
         history: None,
     };
-    Ok(Copied { copy, blocks, summaries_unused: None })
+    Ok(Copied { copy, blocks, summaries_unused: None, unkept })
 }
 
 /// What the control file says, which must be that the server of the job is shut down.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup_set::DamagedFile;
 use crate::backup_set::block_index::{Line, Stamp};
 use crate::pipeline::handover::Giver;
+use crate::worker::attributes::{self, Attribute};
 use crate::worker::{Failure, Trouble};
 
 use super::archive::{self, BLOCK, Broken, Kind, Owner, content, header, padding};
@@ -60,6 +61,8 @@ pub(super) struct Copier<'a> {
     pub(super) judge_before: Option<u64>,
     /// Files with damaged pages.
     pub(super) damaged: Vec<DamagedFile>,
+    /// Extended attributes that no tar holds, each with its file.
+    pub(super) unkept: Vec<String>,
     /// Entries written.
     pub(super) entries: u64,
 }
@@ -104,6 +107,7 @@ impl<'a> Copier<'a> {
             blocks,
             judge_before: None,
             damaged: vec![],
+            unkept: vec![],
             entries: 0,
         }
     }
@@ -122,9 +126,17 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn head(&mut self, path: &Path, owner: Owner, kind: Kind<'_>) -> Result<(), CopyError> {
+    fn head(&mut self, path: &Path, owner: Owner, kind: Kind<'_>, given: &[Attribute]) -> Result<(), CopyError> {
         self.entries += 1;
-        self.write(&header(name_of(path), owner, kind))
+        let unkept = given.iter().filter(|attribute| attribute.record().is_none());
+        self.unkept.extend(unkept.map(|attribute| format!("{} of {}", attribute.name(), path.display())));
+        self.write(&header(name_of(path), owner, kind, given))
+    }
+
+    /// The head of a folder that is there.
+    fn head_of_folder(&mut self, folder: &Path, metadata: &Metadata) -> Result<(), CopyError> {
+        let given = unless_vanished(folder, File::open(folder).and_then(attributes::read))?.unwrap_or_default();
+        self.head(folder, Owner::from(metadata), Kind::Folder, &given)
     }
 
     /// Copies a volume, all but what comes last.
@@ -153,7 +165,7 @@ impl<'a> Copier<'a> {
     }
 
     fn folder(&mut self, folder: &Path, metadata: &Metadata) -> Result<(), CopyError> {
-        self.head(folder, Owner::from(metadata), Kind::Folder)?;
+        self.head_of_folder(folder, metadata)?;
         let Some(listing) = unless_vanished(folder, fs::read_dir(folder))? else { return Ok(()) };
         let mut names: Vec<OsString> = Vec::new();
         for entry in listing {
@@ -185,14 +197,14 @@ impl<'a> Copier<'a> {
                 let metadata =
                     if kind.is_symlink() { unless_vanished(&path, fs::metadata(&path))? } else { Some(metadata) };
                 if let Some(metadata) = metadata.filter(Metadata::is_dir) {
-                    self.head(&path, Owner::from(&metadata), Kind::Folder)?;
+                    self.head_of_folder(&path, &metadata)?;
                 }
             } else if kind.is_dir() {
                 self.folder(&path, &metadata)?;
             } else if kind.is_symlink() {
                 let Some(target) = unless_vanished(&path, fs::read_link(&path))? else { continue };
                 let target = self.selection.target(&path, target);
-                self.head(&path, Owner::from(&metadata), Kind::Symlink(target.as_os_str().as_bytes()))?;
+                self.head(&path, Owner::from(&metadata), Kind::Symlink(target.as_os_str().as_bytes()), &[])?;
             } else if kind.is_file() {
                 self.file(&path)?;
             } else if !kind.is_socket() && !kind.is_fifo() {
@@ -210,7 +222,7 @@ impl<'a> Copier<'a> {
         if metadata.nlink() > 1 {
             let known = self.links.get(&(metadata.dev(), metadata.ino())).cloned();
             if let Some(first) = known {
-                return self.head(path, Owner::from(&metadata), Kind::HardLink(&first));
+                return self.head(path, Owner::from(&metadata), Kind::HardLink(&first), &[]);
             }
             self.links.insert((metadata.dev(), metadata.ino()), name_of(path).to_vec());
         }
@@ -225,7 +237,7 @@ impl<'a> Copier<'a> {
 
     /// Writes a folder that is made up.
     pub(super) fn made_folder(&mut self, path: &Path, owner: Owner) -> Result<(), CopyError> {
-        self.head(path, owner, Kind::Folder)
+        self.head(path, owner, Kind::Folder, &[])
     }
 
     /// Writes a file's header and content. With `disk`, content that the parent has, and nobody has changed since, is not read.
@@ -237,7 +249,9 @@ impl<'a> Copier<'a> {
         source: &mut (dyn Read + Send),
         disk: Option<OnDisk<'_>>,
     ) -> Result<(), CopyError> {
-        self.head(path, owner, Kind::File(bytes))?;
+        let given =
+            disk.map_or(Ok(vec![]), |disk| attributes::read(disk.file)).map_err(|error| unreadable(path, &error))?;
+        self.head(path, owner, Kind::File(bytes), &given)?;
         let in_server = self.selection.in_server(path).filter(|name| {
             // WAL is checked by what is in it; and the manifest is not in itself.
             !name.starts_with("pg_wal") && name != Path::new("backup_manifest")
