@@ -348,7 +348,8 @@ test_seaweedfs() {
 }
 
 test_official() {
-    local db
+    local db volume=/var/lib/postgresql/data
+    [ "${image##*:}" -lt 18 ] || volume=/var/lib/postgresql
     db=$(docker run -d "${labels[@]}" "$image")
     check "without a password: refused" refusal "$db" POSTGRES_PASSWORD
     echo "file's secret" >"$work/password"
@@ -361,7 +362,7 @@ test_official() {
     check "… and must be right" fails tcp "$db" app wrong appdb 'select 1'
     check "init scripts ran" is "$("${query[@]}" 'select count(*) from ran')" 3
     check "the data directory is an anonymous volume" \
-        is "$(docker inspect -f '{{range .Mounts}}{{.Type}} {{.Destination}}{{end}}' "$db" | grep -o 'volume /var/lib/postgresql/data')" 'volume /var/lib/postgresql/data'
+        is "$(docker inspect -f '{{range .Mounts}}{{.Type}} {{.Destination}}{{"\n"}}{{end}}' "$db" | grep -x "volume $volume")" "volume $volume"
     check "the server is PID 1 and runs as postgres" is "$(docker exec "$db" stat -c %U /proc/1)" postgres
     check "docker stop" docker stop -t 20 "$db"
     check "… is clean" is "$(exit_code "$db")" 0
