@@ -308,6 +308,9 @@ async fn dump_from(
         mount: mount.clone(),
     };
     let dumped = dump_aside(control, run, aside, what, progress).await?;
+    if matches!(dumped, Dumped::NotThere(_)) {
+        return Ok(dumped);
+    }
     // When it has ended, its log is whole.
     engine.stop(&container.id, provision::STOP_PATIENCE).await.map_err(failed(what))?;
     let is_alarming = |line: &str| excerpt.is_some_and(|excerpt| excerpt.is_alarming(line));
