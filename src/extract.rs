@@ -6,6 +6,8 @@
 //! ```
 //!
 //! * What the relations of other databases held is neither unpacked nor, where that can be told, read (`worker::unpack::excerpt`).
+//! * For one table, neither is what other relations of its database held. What the table needs is a guess (`worker::locate`), which the
+//!   server proves before it is dumped; where it was wrong, all of the database is unpacked.
 //! * The throwaway server has no network, and settings by which it reaches nothing and does nothing by itself. It is made as that of a
 //!   drill is: recorded before, labelled, and swept if the run dies.
 //! * Its replay may miss what is left out, and says so in its log. Where it says so of anything else, nothing is restored.
@@ -306,6 +308,9 @@ async fn dump_from(
         mount: mount.clone(),
     };
     let dumped = dump_aside(control, run, aside, what, progress).await?;
+    if matches!(dumped, Dumped::NotThere(_)) {
+        return Ok(dumped);
+    }
     // When it has ended, its log is whole.
     engine.stop(&container.id, provision::STOP_PATIENCE).await.map_err(failed(what))?;
     let is_alarming = |line: &str| excerpt.is_some_and(|excerpt| excerpt.is_alarming(line));

@@ -1,4 +1,5 @@
-//! Unpacks a volume backup into new, empty volumes: owners, modes and times as they were, and everything on disk before the verdict.
+//! Unpacks a volume backup into new, empty volumes: owners, modes and times as they were, and everything on disk before the verdict
+//! (but for an excerpt).
 //!
 //! ```text
 //! object ─▶ decompress (N threads, checked) ─▶ tar ─▶ files      a thread of its own
@@ -43,14 +44,18 @@ pub fn run(job: &UnpackJob, line: &Line) -> Result<Vec<String>, Failure> {
         Some(excerpt) if job.chain.is_none() => excerpt::read_whole(job, excerpt, &folder, line)?,
         _ => stream(job, &folder, line)?,
     }
-    for volume in &job.volumes {
+    // A throwaway server, for which an excerpt is, ends with the machine: nothing of it is to be on disk.
+    let stays = job.excerpt.is_none();
+    for volume in job.volumes.iter().filter(|_| stays) {
         sync(volume)?;
     }
     let tools = job.check.as_ref().map_or(Ok(vec![]), |check| check::files(check, line))?;
     // Only now: the server's own list has the files as they were copied.
     if let Some(settle_in) = &job.settle_in {
         settle(settle_in)?;
-        sync("/data")?;
+        if stays {
+            sync("/data")?;
+        }
     }
     if let Some(excerpt) = &job.excerpt {
         excerpt.set_settings().map_err(|error| failed("setting up the throwaway server", &error))?;
