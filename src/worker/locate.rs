@@ -45,17 +45,16 @@ pub(super) fn run(job: &LocateJob, line: &Line) -> Result<Vec<String>, Failure> 
         let parts = parts.iter().copied().map(Ok);
         assemble(&sources, parts, sink, tar.threads(), &line.meter, &line.stop).map(drop).map_err(unreadable)
     };
-    let files = match &index {
-        Some(text) => Files::Indexed(text),
-        None => {
-            let whole = [(0, Part { source: 0, offset: 0, bytes: tar.object.plain.bytes })];
-            let mut headers = Between::new(&sources, &whole, &line.meter, &line.stop);
-            let walked = walk(&mut headers, excerpt);
-            if let Some(error) = headers.failure {
-                return Err(unreadable(error));
-            }
-            Files::Walked(walked?)
+    let files = if let Some(text) = &index {
+        Files::Indexed(text)
+    } else {
+        let whole = [(0, Part { source: 0, offset: 0, bytes: tar.object.plain.bytes })];
+        let mut headers = Between::new(&sources, &whole, &line.meter, &line.stop);
+        let walked = walk(&mut headers, excerpt);
+        if let Some(error) = headers.failure {
+            return Err(unreadable(error));
         }
+        Files::Walked(walked?)
     };
     let mut seen = Seen::look(&files, excerpt, job.database, &BTreeSet::new())?;
     let mut map = Vec::new();
