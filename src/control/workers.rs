@@ -135,16 +135,28 @@ impl ControlPlane {
         what: &str,
         pick: impl Fn(Event) -> Option<T>,
     ) -> Result<T, OperationError> {
+        let answer = self.ask_first(&mut session, request, what, pick).await;
+        close_worker(session).await;
+        answer
+    }
+
+    /// The same of a session that is wanted for more.
+    pub async fn ask_first<T>(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        what: &str,
+        pick: impl Fn(Event) -> Option<T>,
+    ) -> Result<T, OperationError> {
         let mut answer = None;
-        let asked = session
+        session
             .request(request, &self.cancel, |event| {
                 if let Some(found) = pick(event) {
                     answer = Some(found);
                 }
             })
-            .await;
-        close_worker(session).await;
-        asked.map_err(failed(what))?;
+            .await
+            .map_err(failed(what))?;
         answer.ok_or_else(|| failed(what)(SessionError::Protocol { what: "it did not answer".to_owned() }))
     }
 }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use super::drive::Scene;
 use crate::cluster::DatabaseName;
-use crate::control::{ControlPlane, OperationError};
+use crate::control::{ControlPlane, OperationError, close_worker};
 use crate::docker::{Container, Image};
 use crate::exit::Exit;
 use crate::facts::{Algorithm, Facts, Mode, Weight, compare};
 use crate::policy::Policy;
 use crate::provision;
+use crate::worker::session::Session;
 use crate::worker::{Event, Request, TakeFactsJob};
 
 /// The facts of the server in `container`, hashed as those of `like`, or as the older server can.
@@ -22,7 +23,21 @@ pub(super) async fn facts_of(
     databases: &[DatabaseName],
     like: Option<&Facts>,
 ) -> Result<Facts, OperationError> {
-    let (session, _) = scene.enter(policy, container, image, vec![], provision::FIRST_START_SECONDS).await?;
+    let (mut session, _) = scene.enter(policy, container, image, vec![], provision::FIRST_START_SECONDS).await?;
+    let facts = facts_by(scene, &mut session, policy, container, databases, like).await;
+    close_worker(session).await;
+    facts
+}
+
+/// The same by a session beside that server.
+pub(super) async fn facts_by(
+    scene: &Scene<'_>,
+    session: &mut Session,
+    policy: &Policy,
+    container: &Container,
+    databases: &[DatabaseName],
+    like: Option<&Facts>,
+) -> Result<Facts, OperationError> {
     let (login, _) = scene.control.login(policy, container)?;
     // Both sides hash in the way the older one can.
     let server = u32::from(scene.plan.from.is_at_least(14)) * 140_000;
@@ -35,7 +50,7 @@ pub(super) async fn facts_of(
         Event::FactsTaken(facts) => Some(*facts),
         _ => None,
     };
-    scene.control.ask(session, &Request::TakeFacts(job), scene.what(), taken).await
+    scene.control.ask_first(session, &Request::TakeFacts(job), scene.what(), taken).await
 }
 
 /// Both servers hold the same, or the upgrade fails.

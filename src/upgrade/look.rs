@@ -13,8 +13,9 @@ use super::preflight::{self, Finding, Severity};
 use super::record::check_journal;
 use super::rehearsal;
 use crate::backup;
+use crate::backup_set::ServerProfile;
 use crate::cluster::{ClusterName, ContainerName, PgMajor, VolumeName};
-use crate::control::{ControlPlane, OperationError, Run, failed, start_worker};
+use crate::control::{ControlPlane, OperationError, Run, close_worker, failed, start_worker};
 use crate::dependents::act::Dependents;
 use crate::docker::worker::{WorkerNetwork, WorkerPlan};
 use crate::docker::{Container, Engine, Image};
@@ -25,6 +26,7 @@ use crate::postgres::pg_upgrade::Parity;
 use crate::postgres::survey::Survey;
 use crate::provision;
 use crate::state::Operation;
+use crate::worker::session::Session;
 use crate::worker::{Event, Request};
 
 /// What is asked for.
@@ -399,7 +401,8 @@ async fn installation_of(
     control.ask(session, &Request::LookAtImage { major }, what, installation).await
 }
 
-pub(super) async fn survey_of(
+/// What the server in `container` is, and what there is in it.
+async fn survey_of(
     control: &ControlPlane,
     run: &Run<'_>,
     engine: &Engine,
@@ -407,17 +410,42 @@ pub(super) async fn survey_of(
     container: &Container,
     image: &Image,
     what: &str,
-) -> Result<(crate::backup_set::ServerProfile, Survey), OperationError> {
+) -> Result<(ServerProfile, Survey), OperationError> {
+    let (session, profile, survey) = survey_by(control, run, engine, policy, container, image, what).await?;
+    close_worker(session).await;
+    Ok((profile, survey))
+}
+
+/// The same, and the session that it was asked by.
+pub(super) async fn survey_by(
+    control: &ControlPlane,
+    run: &Run<'_>,
+    engine: &Engine,
+    policy: &Policy,
+    container: &Container,
+    image: &Image,
+    what: &str,
+) -> Result<(Session, ServerProfile, Survey), OperationError> {
     let mounts = adopted::data_seen_by_a_survey(policy, container);
-    let (session, profile) =
+    let (mut session, profile) =
         provision::await_server(control, run, policy, engine, container, image, mounts, what, 10, Some(policy.major))
             .await?;
-    let (login, _) = control.login(policy, container)?;
-    let surveyed = |event| match event {
-        Event::Surveyed(survey) => Some(*survey),
-        _ => None,
-    };
-    Ok((profile, control.ask(session, &Request::Survey { login }, what, surveyed).await?))
+    let surveyed = async {
+        let (login, _) = control.login(policy, container)?;
+        let surveyed = |event| match event {
+            Event::Surveyed(survey) => Some(*survey),
+            _ => None,
+        };
+        control.ask_first(&mut session, &Request::Survey { login }, what, surveyed).await
+    }
+    .await;
+    match surveyed {
+        Ok(survey) => Ok((session, profile, survey)),
+        Err(error) => {
+            close_worker(session).await;
+            Err(error)
+        }
+    }
 }
 
 /// Refuses where something blocks.

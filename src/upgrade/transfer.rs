@@ -10,19 +10,22 @@ use jiff::Timestamp;
 use super::drive::{STOP_PATIENCE, Scene, no_restart};
 use super::in_place::InPlace;
 use super::journal::Phase;
-use super::look::{Prepared, check_findings, survey_of};
+use super::look::{Prepared, check_findings, survey_by};
 use super::old_programs::parity;
 use super::plan::Trial;
 use super::preflight::Finding;
 use super::{carried, content, preflight};
+use crate::backup_set::ServerProfile;
 use crate::cluster::{DatabaseName, VolumeName};
 use crate::control::{OperationError, close_worker, failed};
 use crate::docker::worker::WorkerMount;
 use crate::docker::{Container, Image};
+use crate::facts::Facts;
 use crate::policy::{Policy, UpgradeMethod};
 use crate::postgres::survey::Survey;
 use crate::provision;
 use crate::worker::pg_upgrade::{OLD_DATA, OldPrograms};
+use crate::worker::session::Session;
 use crate::worker::{Event, Renewal, Request, SettleJob};
 
 /// Where the data come from, with all that was prepared for it.
@@ -73,27 +76,7 @@ async fn from_stop_to_commit(
     let plan = scene.plan;
     stop_old(scene).await?;
 
-    let step = scene.step("source")?;
-    let source = scene.start_trial(Trial::Source).await?;
-    let source_image = scene.engine.require_image(&source.image_id).await.map_err(scene.failed())?;
-    let policy = scene.source_policy();
-    let (profile, survey) =
-        survey_of(scene.control, scene.run, scene.engine, &policy, &source, &source_image, scene.what()).await?;
-    // What came since the plan; nobody can change it any more.
-    let mut findings = preflight::findings(&profile, &survey, plan.to, &plan.containers);
-    findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
-    findings.extend(preflight::of_method(prepared.method, &profile, &survey, plan.to));
-    if old_programs.is_some() && parity(&profile, &survey) != prepared.parity {
-        let what = "the new cluster was made before its template0, page checksums or size of WAL segments were changed";
-        findings.push(Finding::blocks(what, "begin the upgrade again"));
-    }
-    check_findings(&findings, scene.what(), &prepared.again())?;
-    let databases = profile.connectable();
-    scene.end(step);
-
-    let step = scene.step("facts")?;
-    let expected = content::facts_of(scene, &policy, &source, &source_image, &databases, None).await?;
-    scene.end(step);
+    let Source { policy, profile, survey, databases, facts: expected } = facts_of_source(scene, prepared).await?;
 
     let target = match prepared.method {
         UpgradeMethod::Dump => {
@@ -105,12 +88,19 @@ async fn from_stop_to_commit(
     let image = scene.new_image().await?;
     let policy = scene.target_policy();
     let step = scene.step("settle")?;
-    let place = Place { policy: &policy, target: &target, image: &image };
-    settle(scene, place, prepared.method, &survey, &databases).await?;
-    scene.end(step);
+    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_data(), "/data", true)];
+    let (mut session, _) = scene.enter(&policy, &target, &image, mounts, provision::FIRST_START_SECONDS).await?;
+    let found = async {
+        settle(scene, &mut session, &policy, &target, prepared.method, &survey, &databases).await?;
+        scene.end(step);
 
-    let step = scene.step("compare")?;
-    let found = content::facts_of(scene, &policy, &target, &image, &databases, Some(&expected)).await?;
+        let step = scene.step("compare")?;
+        let found = content::facts_by(scene, &mut session, &policy, &target, &databases, Some(&expected)).await?;
+        Ok((found, step))
+    }
+    .await;
+    close_worker(session).await;
+    let (found, step) = found?;
     content::compare_both(scene, &expected, &found)?;
     content::keep(scene, &found)?;
     scene.remove_trial(Trial::Target).await?;
@@ -118,6 +108,48 @@ async fn from_stop_to_commit(
 
     prove(scene).await?;
     scene.phase(Phase::Committed)
+}
+
+/// The old server as it was stopped.
+struct Source {
+    policy: Policy,
+    profile: ServerProfile,
+    survey: Survey,
+    databases: Vec<DatabaseName>,
+    facts: Facts,
+}
+
+/// Starts the old server where nobody finds it, looks once more for what stands in the way, and takes its facts.
+async fn facts_of_source(scene: &mut Scene<'_>, prepared: &Prepared) -> Result<Source, OperationError> {
+    let plan = scene.plan;
+    let step = scene.step("source")?;
+    let source = scene.start_trial(Trial::Source).await?;
+    let image = scene.engine.require_image(&source.image_id).await.map_err(scene.failed())?;
+    let policy = scene.source_policy();
+    let (mut session, profile, survey) =
+        survey_by(scene.control, scene.run, scene.engine, &policy, &source, &image, scene.what()).await?;
+    let databases = profile.connectable();
+    let facts = async {
+        // What came since the plan; nobody can change it any more.
+        let mut findings = preflight::findings(&profile, &survey, plan.to, &plan.containers);
+        findings.extend(preflight::missing_in_image(&survey, &prepared.installation, &plan.new_image.name, plan.to));
+        findings.extend(preflight::of_method(prepared.method, &profile, &survey, plan.to));
+        if prepared.method == UpgradeMethod::PgUpgrade && parity(&profile, &survey) != prepared.parity {
+            let what =
+                "the new cluster was made before its template0, page checksums or size of WAL segments were changed";
+            findings.push(Finding::blocks(what, "begin the upgrade again"));
+        }
+        check_findings(&findings, scene.what(), &prepared.again())?;
+        scene.end(step);
+
+        let step = scene.step("facts")?;
+        let facts = content::facts_by(scene, &mut session, &policy, &source, &databases, None).await?;
+        scene.end(step);
+        Ok(facts)
+    }
+    .await;
+    close_worker(session).await;
+    Ok(Source { policy, profile, survey, databases, facts: facts? })
 }
 
 /// From here on nobody is served.
@@ -160,14 +192,14 @@ struct Place<'a> {
 
 async fn settle(
     scene: &mut Scene<'_>,
-    Place { policy, target, image }: Place<'_>,
+    session: &mut Session,
+    policy: &Policy,
+    target: &Container,
     method: UpgradeMethod,
     survey: &Survey,
     databases: &[DatabaseName],
 ) -> Result<(), OperationError> {
     let plan = scene.plan;
-    let mounts = vec![mount(&plan.old_volume, OLD_DATA, false), mount(plan.new_data(), "/data", true)];
-    let (mut session, _) = scene.enter(policy, target, image, mounts, provision::FIRST_START_SECONDS).await?;
     let (login, _) = scene.control.login(policy, target)?;
     // Those in /config are shared as they are.
     let new_data = plan.new_data_below("/data");
@@ -194,9 +226,7 @@ async fn settle(
         Event::Reindexed { indexes } => reindexed = Some(reindexed.unwrap_or(0) + indexes),
         _ => {}
     };
-    let done = session.request(&Request::Settle(job), &scene.control.cancel, hear).await;
-    close_worker(session).await;
-    done.map_err(failed(scene.what()))?;
+    session.request(&Request::Settle(job), &scene.control.cancel, hear).await.map_err(failed(scene.what()))?;
     scene.report.left_to_do.extend(warnings);
     scene.report.reindexed = reindexed;
     scene.save_report()
