@@ -521,10 +521,7 @@ pub enum Event {
         bytes: u64,
     },
     /// The answer to [`Request::FindTable`].
-    Table {
-        /// None: there is no such table.
-        found: Option<TableInServer>,
-    },
+    Table(Box<TableInServer>),
     /// From here on a [`Request::Refresh`] changes what is there.
     Barred,
     /// The answer to [`Request::Refresh`].

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{check_complete, describe, plan_dump, work};
-use crate::backup_set::{Kind, Manifest, SetId};
+use crate::backup_set::{DatabaseProfile, Kind, Manifest, SetId};
 use crate::cluster::{DatabaseName, RepoName};
 use crate::control::{ControlPlane, OperationError, Progress, Run, close_worker, entropy, failed, worker_threads};
 use crate::docker::worker::WorkerMount;
@@ -63,9 +63,14 @@ pub(crate) async fn dump_aside(
         Some(policy.major),
     )
     .await?;
+    let Some(profile) = server.databases.iter().find(|one| one.name == *database) else {
+        close_worker(session).await;
+        let gone = format!("{what}: database \"{database}\" was dropped while the copy was made");
+        return Err(OperationError::new(Exit::NotFound, gone).next("restore an older backup: pglife backups list"));
+    };
     let mut only_rows = vec![];
     if let Some((table, part)) = part {
-        match find_table(control, &mut session, &login, database, (table, part), what).await {
+        match find_table(control, &mut session, &login, profile, (table, part), what).await {
             Ok(Ok(arguments)) => only_rows = arguments,
             other => {
                 close_worker(session).await;
@@ -88,8 +93,9 @@ pub(crate) async fn dump_aside(
     planned.facts = None;
     if planned.databases.is_empty() {
         close_worker(session).await;
-        let gone = format!("{what}: database \"{database}\" was dropped while the copy was made");
-        return Err(OperationError::new(Exit::NotFound, gone).next("restore an older backup: pglife backups list"));
+        let why = format!("{what}: database \"{database}\" cannot be dumped: it refuses connections");
+        return Err(OperationError::new(Exit::Postgres, why)
+            .next("restore all of the copy: the same command without --database"));
     }
     for dump in &mut planned.databases {
         dump.arguments.extend(only_rows.iter().cloned());
@@ -113,32 +119,45 @@ async fn find_table(
     control: &ControlPlane,
     session: &mut Session,
     login: &Login,
-    database: &DatabaseName,
+    database: &DatabaseProfile,
     (table, part): (&TableName, &PartOfDatabase),
     what: &str,
 ) -> Result<Result<Vec<String>, String>, OperationError> {
-    let request = Request::FindTable { login: login.clone(), database: database.clone(), table: table.clone() };
+    let request = Request::FindTable { login: login.clone(), database: database.name.clone(), table: table.clone() };
     let mut found = None;
     let asked = session.request(&request, &control.cancel, |event| {
-        if let Event::Table { found: table } = event {
-            found = table;
+        if let Event::Table(table) = event {
+            found = Some(table);
         }
     });
-    match asked.await {
-        Ok(_) => {}
+    let found = match (asked.await, found) {
+        (Ok(_), Some(found)) => found,
+        (Ok(_), None) => return Ok(Err("the server did not say where it is".to_owned())),
         // Its catalogue may lack what was rewritten while the copy was made.
-        Err(SessionError::Failed { trouble: Trouble::Server | Trouble::Other, message }) => return Ok(Err(message)),
-        Err(error) => return Err(failed(what)(error)),
-    }
-    let Some(found) = found else {
-        let absent = format!("{what}: database \"{database}\" has no table {table}, or it has no rows of its own");
-        return Err(OperationError::new(Exit::NotFound, absent).next("write it as the catalogue has it: schema.table"));
+        (Err(SessionError::Failed { trouble: Trouble::Server | Trouble::Tool | Trouble::Other, message }), _) => {
+            return Ok(Err(message));
+        }
+        (Err(error), _) => return Err(failed(what)(error)),
     };
-    if let Some(missing) = found.files.iter().find(|number| !part.has(**number)) {
+    // What the catalogue says counts only where all of it was there to be read.
+    let files_of_table = found.table.iter().flat_map(|rows| &rows.files);
+    if let Some(missing) = found.catalogue.iter().chain(files_of_table).find(|number| !part.has(**number)) {
         return Ok(Err(format!("file {missing} was made while the copy was made, or shortly before")));
     }
-    let sequences = found.sequences.iter().map(|(schema, name)| (schema.as_str(), name.as_str()));
+    let Some(rows) = found.table else {
+        let absent =
+            format!("{what}: database \"{}\" has no table {table}, or it has no rows of its own", database.name);
+        return Err(OperationError::new(Exit::NotFound, absent).next("write it as the catalogue has it: schema.table"));
+    };
+    if rows.is_special {
+        return Ok(Err(format!("an extension or an access method of its own knows where the rows of {table} are")));
+    }
+    let sequences = rows.sequences.iter().map(|(schema, name)| (schema.as_str(), name.as_str()));
     let kept: Vec<(&str, &str)> = sequences.chain([(table.schema.as_str(), table.name.as_str())]).collect();
+    // In a pattern pg_dump would take each byte of another encoding for a letter.
+    if database.encoding != "UTF8" && !kept.iter().all(|(schema, name)| schema.is_ascii() && name.is_ascii()) {
+        return Ok(Err(format!("{table}, or a sequence of it, has letters of {} in its name", database.encoding)));
+    }
     let others = all_tables_but(&kept).into_iter().map(|pattern| format!("--exclude-table-data={pattern}"));
     Ok(Ok(std::iter::once("--no-blobs".to_owned()).chain(others).collect()))
 }

@@ -63,7 +63,7 @@ async fn put(engine: &Engine, container: &str) -> Result<(), DockerError> {
     let filled = usize::try_from(bytes % block as u64).unwrap_or_default();
     let end = Bytes::from(vec![0; (block - filled) % block + 2 * block]);
     let one = |piece: Bytes| stream::iter([Ok::<_, io::Error>(piece)]);
-    let tar = one(head).chain(ReaderStream::new(tokio::fs::File::from_std(file))).chain(one(end));
+    let tar = one(head).chain(ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10)).chain(one(end));
     let options = UploadToContainerOptionsBuilder::default().path(FOLDER).build();
     let put = engine.patient.upload_to_container(container, Some(options), bollard::body_try_stream(tar)).await;
     put.map_err(engine.failed(format!("write the executable into {FOLDER} of container {container}")))

@@ -52,46 +52,78 @@ pub async fn database_exists(client: &Client, oid: u32) -> Result<bool, Postgres
     row.map(|row| row.get(0)).map_err(|error| query_error("a database", &error))
 }
 
-/// A table as a server has it.
+/// What a server says of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableInServer {
-    /// The numbers of the files of the database's catalogue (but large objects), of the table, of its TOAST table and that one's index.
-    pub files: Vec<u32>,
-    /// Schemas and names of the sequences that belong to it.
-    pub sequences: Vec<(String, String)>,
+    /// The numbers of the files of the database's catalogue, but for large objects.
+    pub catalogue: Vec<u32>,
+    /// The table, if there is one of that name with rows of its own.
+    pub table: Option<RowsOfTable>,
 }
 
-/// Which files the table is in. None: there is no such table.
+/// Where the rows of a table are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsOfTable {
+    /// The numbers of its files, those of its TOAST table, and of that one's index.
+    pub files: Vec<u32>,
+    /// Schemas and names of the sequences that belong to it, or from which its columns take their defaults.
+    pub sequences: Vec<(String, String)>,
+    /// Only the server knows where its rows are: it is of another access method than `heap`, or an extension's.
+    pub is_special: bool,
+}
+
+/// Asks for a table, and for the catalogue that says so.
 ///
 /// Nothing is looked up in an index, for they may be as incomplete as what is asked about: each relation's own row says where it is.
-pub async fn find_table(client: &Client, schema: &str, name: &str) -> Result<Option<TableInServer>, PostgresError> {
+pub async fn find_table(client: &Client, schema: &str, name: &str) -> Result<TableInServer, PostgresError> {
     const WHAT: &str = "the files of a table";
+    const NUMBER: &str =
+        "case when relfilenode <> 0 then relfilenode else coalesce(pg_catalog.pg_relation_filenode(oid), 0) end";
     let failed = |error| query_error(WHAT, &error);
     client
         .batch_execute("set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off")
         .await
         .map_err(failed)?;
-    let table = "select c.oid, c.reltoastrelid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
-        where n.nspname::text = $1 and c.relname::text = $2 and c.relkind in ('r', 'p')";
-    let Some(found) = client.query_opt(table, &[&schema, &name]).await.map_err(failed)? else { return Ok(None) };
-    let (oid, toast): (u32, u32) = (found.get(0), found.get(1));
-    let files = "select oid, case when relfilenode <> 0 then relfilenode \
-            else coalesce(pg_catalog.pg_relation_filenode(oid), 0) end \
-        from pg_catalog.pg_class where relkind in ('r', 'i', 't', 'm') and not relisshared \
-        and (oid < 16384 and oid not in (2613, 2683) or oid in ($1, $2) \
-            or oid in (select indexrelid from pg_catalog.pg_index where indrelid = $2))";
-    let rows = client.query(files, &[&oid, &toast]).await.map_err(failed)?;
-    if !rows.iter().any(|row| row.get::<_, u32>(0) == PG_CLASS) {
+    let catalogue = format!(
+        "select oid, {NUMBER} from pg_catalog.pg_class \
+         where relkind in ('r', 'i', 't', 'm') and not relisshared and oid < 16384 and oid not in (2613, 2683)"
+    );
+    let catalogue = client.query(&catalogue, &[]).await.map_err(failed)?;
+    if !catalogue.iter().any(|row| row.get::<_, u32>(0) == PG_CLASS) {
         return Err(PostgresError::Query { what: WHAT, reason: "pg_class does not have itself".to_owned() });
     }
-    let sequences = "select n.nspname::text, s.relname::text from pg_catalog.pg_depend d \
-        join pg_catalog.pg_class s on s.oid = d.objid join pg_catalog.pg_namespace n on n.oid = s.relnamespace \
-        where d.classid = 1259 and d.refclassid = 1259 and d.refobjid = $1 and d.deptype in ('a', 'i') and s.relkind = 'S'";
+    let catalogue = catalogue.iter().map(|row| row.get(1)).collect();
+    // 2: heap. The shards of Citus's tables are other tables.
+    let table = "select c.oid, c.reltoastrelid, c.relam <> 2 \
+            or exists (select 1 from pg_catalog.pg_depend d where d.classid = 1259 and d.objid = c.oid and d.deptype = 'e') \
+            or exists (select 1 from pg_catalog.pg_extension where extname = 'citus') \
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+        where n.nspname::text = $1 and c.relname::text = $2 and c.relkind = 'r'";
+    let Some(found) = client.query_opt(table, &[&schema, &name]).await.map_err(failed)? else {
+        return Ok(TableInServer { catalogue, table: None });
+    };
+    let (oid, toast): (u32, u32) = (found.get(0), found.get(1));
+    let files = format!(
+        "select {NUMBER} from pg_catalog.pg_class where oid in ($1, $2) \
+         or oid in (select indexrelid from pg_catalog.pg_index where indrelid = $2)"
+    );
+    let files = client.query(&files, &[&oid, &toast]).await.map_err(failed)?;
+    // Owned ones depend on the table; of others a default depends, which is a column's of the table.
+    let sequences = "select n.nspname::text, s.relname::text \
+        from pg_catalog.pg_class s join pg_catalog.pg_namespace n on n.oid = s.relnamespace \
+        where s.relkind = 'S' and s.oid in ( \
+            select objid from pg_catalog.pg_depend \
+            where classid = 1259 and refclassid = 1259 and refobjid = $1 and deptype in ('a', 'i') \
+            union all \
+            select d.refobjid from pg_catalog.pg_depend d join pg_catalog.pg_attrdef a on a.oid = d.objid \
+            where d.classid = 2604 and d.refclassid = 1259 and a.adrelid = $1)";
     let sequences = client.query(sequences, &[&oid]).await.map_err(failed)?;
-    Ok(Some(TableInServer {
-        files: rows.iter().map(|row| row.get(1)).collect(),
+    let table = RowsOfTable {
+        files: files.iter().map(|row| row.get(0)).collect(),
         sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
-    }))
+        is_special: found.get(2),
+    };
+    Ok(TableInServer { catalogue, table: Some(table) })
 }
 
 /// SQL that makes a restored copy of the database behind `client` as it is here, where `pg_dump` says nothing of it: schema

@@ -16,7 +16,8 @@ pub(crate) const CAN_BE_HOLLOW: u16 = 13;
 /// Settings of a server that lives for one dump: what it says of its replay is read, nothing else works in it, and nothing of it must
 /// outlive a crash of the machine.
 const FOR_ONE_DUMP: &str = "log_destination = 'stderr'\nlogging_collector = off\nlog_min_messages = warning\n\
-    max_worker_processes = 0\nautovacuum_freeze_max_age = 2000000000\nfsync = off\n";
+    max_worker_processes = 0\nautovacuum_freeze_max_age = 2000000000\nfsync = off\n\
+    zero_damaged_pages = off\nignore_checksum_failure = off\n";
 
 /// What is needed for a server that has nothing to do but to dump `wanted` of the copy that `manifest` describes.
 pub(crate) fn excerpt(manifest: &Manifest, wanted: &DatabaseName) -> Result<Excerpt, PlanError> {

@@ -74,18 +74,21 @@ fn names(file: impl AsFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Gives an open file or folder those that are `wanted`, and no others. A file system that has none gets none.
-pub(super) fn give(file: impl AsFd, wanted: &[Attribute]) -> io::Result<()> {
+/// Gives an open file or folder those that are `wanted`, and no others. Returns the names of those that its file system does not take: it
+/// has none, or no room for as many bytes beside a file.
+pub(super) fn give(file: impl AsFd, wanted: &[Attribute]) -> io::Result<Vec<&str>> {
     for name in names(&file)?.iter().filter(|name| wanted.iter().all(|one| one.name != **name)) {
         fremovexattr(&file, name)?;
     }
+    let mut refused = Vec::new();
     for Attribute { name, value } in wanted {
         match fsetxattr(&file, name, value, XattrFlags::empty()) {
-            Err(Errno::OPNOTSUPP) => return Ok(()),
+            // A disk that is full says the same; whatever is written to it next says so again.
+            Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG | Errno::DQUOT) => refused.push(name.as_str()),
             other => other?,
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
 #[cfg(test)]
@@ -101,6 +104,10 @@ mod tests {
         let (note, bytes) = (one("user.note", b"kept"), one("user.bytes", &[0, 255, b'=']));
         give(&file, &[note.clone(), one("user.other", b"")]).expect("given");
         give(&file, &[bytes.clone(), note.clone()]).expect("given");
+        assert_eq!(read(&file).expect("read"), [bytes.clone(), note.clone()]);
+        // More than the kernel lets anybody have.
+        let large = one("user.large", &vec![7; MOST + 1]);
+        assert_eq!(give(&file, &[bytes.clone(), large, note.clone()]).expect("given"), ["user.large"]);
         assert_eq!(read(&file).expect("read"), [bytes, note]);
     }
 

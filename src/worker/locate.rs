@@ -83,7 +83,7 @@ pub(super) async fn find_table(
 ) -> Result<(), Failure> {
     let client = postgres::connect(login, database).await?;
     let found = inspect::find_table(&client, &table.schema, &table.name).await?;
-    line.tell(&Event::Table { found });
+    line.tell(&Event::Table(Box::new(found)));
     Ok(())
 }
 

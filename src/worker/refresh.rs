@@ -32,7 +32,7 @@ use super::fetch::Layout;
 use super::fetch::between::{Between, cut};
 use super::process::Line as Messages;
 use super::unpack::chain::{Checked, Objects, index_text};
-use super::unpack::head::{Head, Kind};
+use super::unpack::head::{Head, Kind, Refused};
 use super::unpack::{broken, failed, finish_folders, make_folder, settle, sync};
 use super::{Event, Failure, Trouble, UnpackJob, keys_for, pipeline_failure, storage_failure};
 use bar::Bar;
@@ -87,7 +87,11 @@ pub(super) fn run(job: &RefreshJob, line: &Messages) -> Result<Vec<String>, Fail
         (Err(error), None) => return Err(unreadable(&error)),
         (Ok(_), None) => {}
     }
-    wanted.finish(&bar)?;
+    let mut refused = Refused::default();
+    wanted.finish(&bar, &mut refused)?;
+    if let Some(words) = refused.words() {
+        line.warn(words);
+    }
     if let Some(settle_in) = &tar.settle_in {
         settle(settle_in)?;
     }
@@ -182,7 +186,7 @@ impl Wanted {
     }
 
     /// Files have their length, links are there, and everything has its owner, mode and time.
-    fn finish(&self, bar: &Bar) -> Result<(), Failure> {
+    fn finish(&self, bar: &Bar, refused: &mut Refused) -> Result<(), Failure> {
         let mut files = self.files.iter();
         for head in &self.heads {
             let finished = match &head.kind {
@@ -193,7 +197,7 @@ impl Wanted {
                         if file.metadata()?.len() != bytes {
                             file.set_len(bytes)?;
                         }
-                        head.finish_file(&file)
+                        head.finish_file(&file, refused)
                     })
                 }
                 Kind::Symlink(target) => head.make_symlink(target),
@@ -201,7 +205,7 @@ impl Wanted {
             };
             finished.map_err(|error| failed(&format!("finishing {}", head.path.display()), &error))?;
         }
-        finish_folders(self.heads.iter().filter(|head| head.kind == Kind::Folder))
+        finish_folders(self.heads.iter().filter(|head| head.kind == Kind::Folder), refused)
     }
 }
 

@@ -32,7 +32,7 @@ use super::block_index::unreadable_index;
 use super::process::Line;
 use super::{Failure, SettleIn, Trouble, UnpackJob, check, keys_for, pipeline_failure, storage_failure};
 use excerpt::Filled;
-use head::{Head, Kind};
+use head::{Head, Kind, Refused};
 
 /// Bytes written at once.
 const BLOCK: usize = 256 << 10;
@@ -87,8 +87,8 @@ fn stream(job: &UnpackJob, folder: &Folder, line: &Line) -> Result<(), Failure> 
         let unpacking = scope.spawn(|| {
             let source = Patient { taker, stop: &line.stop };
             match holes {
-                None => unpack_stream(source, job),
-                Some(holes) => unpack_excerpt(Filled::new(source, holes), job),
+                None => unpack_stream(source, job, line),
+                Some(holes) => unpack_excerpt(Filled::new(source, holes), job, line),
             }
         });
         let read = match &indexed {
@@ -185,27 +185,28 @@ pub(super) fn broken(error: io::Error) -> Failure {
     failed("reading the tar", &error)
 }
 
-fn unpack_stream(source: Patient<'_>, job: &UnpackJob) -> Result<(), Failure> {
+fn unpack_stream(source: Patient<'_>, job: &UnpackJob, line: &Line) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
-    unpack(archive.entries().map_err(broken)?, job)?;
+    unpack(archive.entries().map_err(broken)?, job, line)?;
     // What follows the end of a tar is nothing, but it must be taken.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }
 
-fn unpack_excerpt(source: Filled<Patient<'_>>, job: &UnpackJob) -> Result<(), Failure> {
+fn unpack_excerpt(source: Filled<Patient<'_>>, job: &UnpackJob, line: &Line) -> Result<(), Failure> {
     let mut archive = Archive::new(source);
-    unpack(archive.entries_with_seek().map_err(broken)?, job)?;
+    unpack(archive.entries_with_seek().map_err(broken)?, job, line)?;
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }
 
 /// Unpacks what there is. Returns how many entries that are.
-fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob) -> Result<u64, Failure> {
+fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob, line: &Line) -> Result<u64, Failure> {
     let mut block = vec![0; BLOCK];
     let mut count = 0;
     // A folder gets its owner, time and mode when nothing is put into it any more.
     let mut folders = BTreeMap::new();
+    let mut refused = Refused::default();
     for entry in found {
         let mut entry = entry.map_err(broken)?;
         count += 1;
@@ -220,7 +221,7 @@ fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob) -> Result<u64, Failur
                 let hollow = job.excerpt.as_ref().is_some_and(|excerpt| excerpt.is_hollow(&name));
                 let bytes = entry.size();
                 let content = if hollow { Content::Zeros(bytes) } else { Content::Read(&mut entry, &mut block) };
-                make_file(&head, content)
+                make_file(&head, content, &mut refused)
             }
             Kind::Symlink(target) => head.make_symlink(target),
             Kind::Link(target) => fs::hard_link(target, &head.path),
@@ -230,14 +231,20 @@ fn unpack<R: Read>(found: Entries<'_, R>, job: &UnpackJob) -> Result<u64, Failur
             folders.insert(head.path.clone(), head);
         }
     }
-    finish_folders(folders.values())?;
+    finish_folders(folders.values(), &mut refused)?;
+    if let Some(words) = refused.words() {
+        line.warn(words);
+    }
     Ok(count)
 }
 
 /// Finishes folders, each of which comes after the one it lies in.
-pub(super) fn finish_folders<'h>(folders: impl DoubleEndedIterator<Item = &'h Head>) -> Result<(), Failure> {
+pub(super) fn finish_folders<'h>(
+    folders: impl DoubleEndedIterator<Item = &'h Head>,
+    refused: &mut Refused,
+) -> Result<(), Failure> {
     for head in folders.rev() {
-        head.finish_folder().map_err(|error| failed(&format!("finishing {}", head.path.display()), &error))?;
+        head.finish_folder(refused).map_err(|error| failed(&format!("finishing {}", head.path.display()), &error))?;
     }
     Ok(())
 }
@@ -258,13 +265,13 @@ enum Content<'a> {
     Zeros(u64),
 }
 
-fn make_file(head: &Head, content: Content<'_>) -> io::Result<()> {
+fn make_file(head: &Head, content: Content<'_>, refused: &mut Refused) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&head.path)?;
     match content {
         Content::Read(content, block) => write(&mut file, content, block, !is_wal(&head.path))?,
         Content::Zeros(bytes) => file.set_len(bytes)?,
     }
-    head.finish_file(&file)
+    head.finish_file(&file, refused)
 }
 
 /// So many zeros in a row become a hole. Fewer are written: they will be used soon, as likely as not.

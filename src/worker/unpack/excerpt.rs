@@ -147,7 +147,7 @@ pub(super) fn read_whole(job: &UnpackJob, excerpt: &Excerpt, folder: &Folder, li
     let whole = [(0, Part { source: 0, offset: 0, bytes: job.object.plain.bytes })];
     let mut tar = Between::new(&sources, &whole, &line.meter, &line.stop);
     let unpacked =
-        Archive::new(&mut tar).entries_with_seek().map_err(super::broken).and_then(|found| unpack(found, job));
+        Archive::new(&mut tar).entries_with_seek().map_err(super::broken).and_then(|found| unpack(found, job, line));
     if let Some(error) = &tar.failure {
         return Err(pipeline_failure(&format!("reading {}", objects.names()), error));
     }

@@ -28,6 +28,31 @@ pub(in crate::worker) struct Head {
     attributes: Vec<Attribute>,
 }
 
+/// Extended attributes that files could not get.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct Refused {
+    count: usize,
+    first: Option<String>,
+}
+
+impl Refused {
+    fn note(&mut self, path: &Path, names: &[&str]) {
+        self.count += names.len();
+        if let (None, Some(name)) = (&self.first, names.first()) {
+            self.first = Some(format!("{name} of {}", path.display()));
+        }
+    }
+
+    /// A warning, where there is something to say.
+    pub(in crate::worker) fn words(&self) -> Option<String> {
+        let first = self.first.as_ref()?;
+        Some(format!(
+            "{} extended attributes were left out, which the file system does not take: {first}, …",
+            self.count
+        ))
+    }
+}
+
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::worker) enum Kind {
@@ -76,18 +101,18 @@ impl Head {
         })
     }
 
-    /// Gives the file its attributes, owner, mode and time.
-    pub(in crate::worker) fn finish_file(&self, file: &File) -> io::Result<()> {
-        attributes::give(file, &self.attributes)?;
+    /// Gives the file its attributes, owner, mode and time; notes which attributes its file system does not take.
+    pub(in crate::worker) fn finish_file(&self, file: &File, refused: &mut Refused) -> io::Result<()> {
+        refused.note(&self.path, &attributes::give(file, &self.attributes)?);
         fchown(file, Some(self.uid), Some(self.gid))?;
         file.set_permissions(Permissions::from_mode(self.mode))?;
         file.set_modified(self.time)
     }
 
-    /// Gives the folder, into which nothing is put any more, its attributes, owner, mode and time.
-    pub(in crate::worker) fn finish_folder(&self) -> io::Result<()> {
+    /// Gives the folder, into which nothing is put any more, its attributes, owner, mode and time; notes the same.
+    pub(in crate::worker) fn finish_folder(&self, refused: &mut Refused) -> io::Result<()> {
         let folder = File::open(&self.path)?;
-        attributes::give(&folder, &self.attributes)?;
+        refused.note(&self.path, &attributes::give(&folder, &self.attributes)?);
         chown(&self.path, Some(self.uid), Some(self.gid))?;
         std::fs::set_permissions(&self.path, Permissions::from_mode(self.mode))?;
         folder.set_modified(self.time)
