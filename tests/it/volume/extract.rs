@@ -163,6 +163,7 @@ fn one_database_comes_out_of_a_copy_of_the_volumes() {
     for statement in [
         "delete from lines where n % 50 = 0",
         "insert into elsewhere select n, 'new' from generate_series(6000, 6100) n",
+        "create sequence nobodys start 77; alter table lines alter n set default nextval('nobodys'); select nextval('nobodys')",
     ] {
         sql(&container, "one", statement);
     }
@@ -194,6 +195,7 @@ fn one_database_comes_out_of_a_copy_of_the_volumes() {
     assert!(!part_of_it.stderr.contains("was unpacked"), "{}", part_of_it.stderr);
     let rows = "select (select count(*) from lines), (select count(*) from big), (select count(*) from elsewhere)";
     assert_eq!(sql(&restored, "one", rows), "19600|0|0");
+    assert_eq!(sql(&restored, "one", "select nextval('nobodys')"), "78", "the next default of lines");
     assert_eq!(sql(&restored, "postgres", databases), "one postgres template0 template1");
     remove();
     // Into a newer major, as a dump goes.
