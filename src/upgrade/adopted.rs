@@ -12,7 +12,7 @@ use crate::cluster::{PgMajor, RoleName};
 use crate::docker::body::{ContainerCreateBody, HostConfig};
 use crate::docker::container::is_below;
 use crate::docker::worker::WorkerMount;
-use crate::docker::{Container, Image, SmallFile};
+use crate::docker::{Container, Image, Mount, SmallFile};
 use crate::policy::{Layout, Policy};
 use crate::postgres::survey::Survey;
 use crate::provision::SETTINGS_OF_RESTORES;
@@ -130,6 +130,17 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
             "restore a backup of it into a new cluster: pglife restore … --into NAME",
         );
     }
+    for (folder, mount) in shared_sockets(old, survey) {
+        blocks(
+            format!(
+                "its socket folder {folder} lies in {} {}, which other containers may have, too: clients would enter servers that are not \
+                 proven yet",
+                mount.kind, mount.source
+            ),
+            "make the container anew without that mount, and have clients enter by TCP; or restore a backup of it into a new cluster: \
+             pglife restore … --into NAME",
+        );
+    }
     let first = body.cmd.as_ref().and_then(|command| command.first());
     let is_plain = first.is_none_or(|word| word == "postgres" || word.starts_with('-'));
     if body.entrypoint.is_some() || !is_plain {
@@ -156,6 +167,37 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
         ));
     }
     found
+}
+
+/// The folders in which the server, or a new one that has not its settings yet, has its socket, where they lie in a mount of `old` that
+/// others may have, too.
+fn shared_sockets<'c>(old: &'c Container, survey: &Survey) -> Vec<(String, &'c Mount)> {
+    /// Where the official image has it.
+    const USUAL: &str = "/var/run/postgresql";
+    let whole = |folder: &String| match folder.strip_prefix('@') {
+        // No file, but a name in the container's own network.
+        Some(_) => None,
+        None if folder.starts_with('/') => Some(folder.clone()),
+        None => Some(format!("{}/{folder}", survey.data_directory)),
+    };
+    let mut folders: Vec<String> = survey.socket_folders.iter().filter_map(whole).collect();
+    if !folders.iter().any(|folder| same_path(without_var(folder), without_var(USUAL))) {
+        folders.push(USUAL.to_owned());
+    }
+    let shared = |folder: String| {
+        let holds = |mount: &&Mount| {
+            is_below(&folder, &mount.destination) || is_below(without_var(&folder), without_var(&mount.destination))
+        };
+        let depth = |mount: &&Mount| without_var(&mount.destination).len();
+        let mount = old.mounts.iter().filter(holds).max_by_key(depth)?;
+        ["volume", "bind"].contains(&mount.kind.as_str()).then_some((folder, mount))
+    };
+    folders.into_iter().filter_map(shared).collect()
+}
+
+/// In images `/var/run` is another name for `/run`.
+fn without_var(path: &str) -> &str {
+    if is_below(path, "/var/run") { path.strip_prefix("/var").unwrap_or(path) } else { path }
 }
 
 /// Has a container mount what `old` mounts, wherever that had it from, but `data` in the place of its volume with the data.

@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::docker::Mount;
 use crate::postgres::survey::FileSetting;
 use crate::upgrade::preflight::Severity;
 
@@ -218,4 +217,26 @@ fn data_in_a_folder_of_the_host_get_another_one_beside_it() {
     };
     assert_eq!(seen("/srv/pg-pg18"), ("/srv".to_owned(), "/pglife-beside/pg-pg18".to_owned()));
     assert_eq!(seen("/pg/"), ("/".to_owned(), "/pglife-beside/pg".to_owned()));
+}
+
+#[test]
+fn a_socket_that_others_may_see_is_told() {
+    let of = |mounts: &[(&str, &str)], folders: &[&str]| {
+        let mounts = mounts.iter().map(|(kind, destination)| mounted(kind, "x", destination)).collect();
+        let socket_folders = words(folders);
+        let survey = Survey { data_directory: PGDATA.to_owned(), socket_folders, ..Survey::default() };
+        shared_sockets(&old(mounts), &survey).into_iter().map(|(folder, _)| folder).collect::<Vec<_>>()
+    };
+    let usual = "/var/run/postgresql";
+    for shared in ["/run/postgresql", "/var/run/postgresql/", "/run", "/var/run", "/var"] {
+        assert_eq!(of(&[("volume", shared)], &[usual]), [usual], "{shared}");
+        // A new server has it there at first.
+        assert_eq!(of(&[("bind", shared)], &["/tmp"]), [usual], "{shared}");
+    }
+    assert_eq!(of(&[("bind", "/run/postgresql")], &["/run/postgresql"]), ["/run/postgresql"]);
+    assert_eq!(of(&[("bind", "/sockets")], &[usual, "/sockets/a"]), ["/sockets/a"]);
+    assert_eq!(of(&[("volume", PGDATA)], &["."]), [format!("{PGDATA}/.")]);
+    // Nobody else has what lies in memory, in the container itself, or beside it.
+    assert!(of(&[("volume", "/run"), ("tmpfs", "/var/run/postgresql")], &[usual]).is_empty());
+    assert!(of(&[("volume", PGDATA), ("bind", "/run/secrets"), ("bind", "/srv")], &[usual, "@x", "/tmp"]).is_empty());
 }
