@@ -181,6 +181,8 @@ pub struct Image {
     pub labels: HashMap<String, String>,
     /// Environment that its containers start with.
     pub environment: Vec<String>,
+    /// Command that its containers start with, behind its entry point.
+    pub command: Vec<String>,
 }
 
 impl Image {
@@ -192,6 +194,7 @@ impl Image {
             digests: found.repo_digests.unwrap_or_default(),
             labels: config.labels.unwrap_or_default(),
             environment: config.env.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
         }
     }
 

@@ -192,7 +192,7 @@ async fn look(
                 // Nobody else's folder has such a name: it may be removed.
                 &format!("-pg{}-{}", request.to, Timestamp::now().strftime("%Y%m%dT%H%M%SZ")),
             );
-            let findings = adopted::findings(&container, &body, &single.pgdata, &survey);
+            let findings = adopted::findings(&container, &body, [&old_image, &new_image], &single.pgdata, &survey);
             (Containers::Single(single), findings)
         }
     };
