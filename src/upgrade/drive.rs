@@ -209,6 +209,7 @@ impl<'a> Scene<'a> {
             data_aside: matches!(data_aside, Seat::Old { .. }),
             new_volume: !self.report.keep_new_volume
                 && self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
+            in_folder: plan.new_folder().is_some(),
             policy_is_new: as_new == text,
             policy_changes: plan.changes_policy(),
             ran: plan.old_server != OldServer::Stopped,
