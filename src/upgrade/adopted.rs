@@ -85,6 +85,17 @@ pub(super) fn beside(folder: &str, writable: bool) -> (WorkerMount, String) {
     (mount, format!("{BESIDE}/{name}"))
 }
 
+/// The old volume and the new one, as a worker mounts them that makes this one like that one, and where it sees the new one and the old one.
+pub(super) fn both(old: &str, new: &str) -> ([WorkerMount; 2], String, String) {
+    let seen = |name: &str| format!("{BESIDE}/{name}");
+    let mount = |source: &str, name: &str, writable| WorkerMount {
+        source: source.to_owned(),
+        destination: seen(name),
+        writable,
+    };
+    ([mount(new, "new", true), mount(old, "old", false)], seen("new"), seen("old"))
+}
+
 /// What may be done instead, where no other container can take the place of the old one.
 const INTO_ANOTHER: &str = "restore a backup of it into a new cluster: pglife restore … --into NAME";
 
@@ -99,7 +110,7 @@ pub(super) fn findings(
 ) -> Vec<Finding> {
     let mut found = of_data(old, body, pgdata, survey);
     found.extend(of_sockets(old, survey));
-    found.extend(of_start(old, body, images, pgdata));
+    found.extend(of_start(old, body, images));
     found.extend(of_files(old, pgdata, survey));
     if let Some(project) = old.labels.get("com.docker.compose.project") {
         found.push(Finding::warning(
@@ -196,7 +207,7 @@ fn of_sockets(old: &Container, survey: &Survey) -> Vec<Finding> {
 }
 
 /// What starts the server, and others of its kind.
-fn of_start(old: &Container, body: &ContainerCreateBody, images: [&Image; 2], pgdata: &str) -> Vec<Finding> {
+fn of_start(old: &Container, body: &ContainerCreateBody, images: [&Image; 2]) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
     if body.host_config.as_ref().is_some_and(|host| host.auto_remove == Some(true)) {

@@ -359,7 +359,8 @@ impl<'a> Scene<'a> {
         labels.insert(label::ROLE.to_owned(), "data".to_owned());
         labels.insert(label::UPGRADE.to_owned(), self.id.clone());
         let Some(folder) = plan.new_folder() else {
-            return engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed());
+            engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed())?;
+            return self.give_volume_its_owner().await;
         };
         // First: by it a resume knows that there is a folder to be removed.
         engine.ensure_volume_of_folder(&plan.new_volume, &labels, folder).await.map_err(self.failed())?;
@@ -367,6 +368,17 @@ impl<'a> Scene<'a> {
         let like = adopted::beside(&plan.old_volume, true).1;
         let request = Request::MakeFolder { folder, like };
         self.ask_beside(&plan.new_image, vec![mount], &request, &self.control.cancel).await
+    }
+
+    /// A server that does not begin as root cannot take its new volume for its own.
+    async fn give_volume_its_owner(&self) -> Result<(), OperationError> {
+        let plan = self.plan;
+        if plan.single().is_none() || self.old_container().await?.begins_as_root() {
+            return Ok(());
+        }
+        let (mounts, folder, like) = adopted::both(&plan.old_volume, plan.new_volume.as_str());
+        let request = Request::MakeFolder { folder, like };
+        self.ask_beside(&plan.new_image, mounts.into(), &request, &self.control.cancel).await
     }
 
     /// Has a worker in `image` do something in folders of the host, or in volumes.

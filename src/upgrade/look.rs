@@ -242,7 +242,7 @@ async fn look(
     Ok(Prepared {
         plan,
         findings,
-        before: gate::steps(&policy.upgrade, request.rehearse),
+        before: gate::steps(&policy.upgrade, request.rehearse, request.to),
         method,
         installation,
         parity: old_programs::parity(&profile, &survey),
