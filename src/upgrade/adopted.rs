@@ -191,6 +191,7 @@ fn names_wal_folder(options: &str) -> bool {
     options.split_whitespace().any(|word| says(word.trim_start_matches(['\'', '"'])))
 }
 
+/// Where clients have the socket.
 fn of_sockets(old: &Container, survey: &Survey) -> Vec<Finding> {
     let shared = shared_sockets(old, survey).into_iter().map(|(folder, mount)| {
         Finding::blocks(
