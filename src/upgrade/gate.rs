@@ -242,4 +242,12 @@ mod tests {
     fn without_a_window_it_may_always_begin() {
         assert!(check_window(&policy("").upgrade, false, at("2026-01-10T12:00:00Z"), "upgrade").is_ok());
     }
+
+    #[test]
+    fn the_plan_names_the_image_of_a_rehearsal() {
+        let wanted = policy("").upgrade;
+        assert_eq!(steps(&wanted, false, PgMajor::since_10(18)), [""; 0]);
+        let told = steps(&wanted, true, PgMajor::since_10(18));
+        assert!(told.len() == 1 && told[0].contains("pglife/postgres:18"), "{told:?}");
+    }
 }
