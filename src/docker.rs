@@ -436,7 +436,16 @@ impl Engine {
 
     /// Kills and removes a container with its anonymous volumes; content where there is none.
     pub async fn remove_container(&self, container: &str) -> Result<(), DockerError> {
-        let options = query::RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        self.remove(container, true).await
+    }
+
+    /// The same, but its anonymous volumes stay.
+    pub async fn remove_container_only(&self, container: &str) -> Result<(), DockerError> {
+        self.remove(container, false).await
+    }
+
+    async fn remove(&self, container: &str, volumes: bool) -> Result<(), DockerError> {
+        let options = query::RemoveContainerOptionsBuilder::default().force(true).v(volumes).build();
         match self.patient.remove_container(container, Some(options)).await {
             // 409: another process is removing it just now.
             Err(error) if !matches!(status_of(&error), Some(404 | 409)) => {

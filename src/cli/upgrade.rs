@@ -158,6 +158,9 @@ async fn begin(
         });
     }
     if !blocked {
+        for warning in prepared.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+            context.output.note(&format!("warning: {}; {}", warning.what, warning.remedy));
+        }
         let what = format!(
             "upgrade cluster \"{}\" from PostgreSQL {} to {}; it is down meanwhile",
             policy.name, prepared.plan.from, prepared.plan.to

@@ -33,6 +33,8 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     /// Labels.
     pub labels: HashMap<String, String>,
+    /// Whom its program runs as, in the engine's words: `user`, `user:group`, or nothing for root.
+    pub user: String,
     /// Environment, `NAME=value`. Values may be secret: never print or store them.
     pub environment: Vec<String>,
     /// Entry point and arguments.
@@ -119,6 +121,7 @@ impl Container {
                 })
                 .collect(),
             labels: config.labels.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
             environment: config.env.unwrap_or_default(),
             command,
             networks: network
@@ -140,6 +143,11 @@ impl Container {
                 .collect(),
             limits,
         }
+    }
+
+    /// Its program begins as root.
+    pub fn begins_as_root(&self) -> bool {
+        ["", "0", "root"].contains(&self.user.split(':').next().unwrap_or_default())
     }
 
     /// Names of the environment variables, without their values.
@@ -181,6 +189,8 @@ pub struct Image {
     pub labels: HashMap<String, String>,
     /// Environment that its containers start with.
     pub environment: Vec<String>,
+    /// Command that its containers start with, behind its entry point.
+    pub command: Vec<String>,
 }
 
 impl Image {
@@ -192,6 +202,7 @@ impl Image {
             digests: found.repo_digests.unwrap_or_default(),
             labels: config.labels.unwrap_or_default(),
             environment: config.env.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
         }
     }
 
@@ -224,6 +235,10 @@ mod tests {
         let found = container.mount_of("/var/lib/postgresql/data/17").expect("a mount");
         assert_eq!(found.destination, "/var/lib/postgresql/data");
         assert!(container.mount_of("/etc").is_none());
+        for (user, is_root) in [("", true), ("0:0", true), ("root", true), ("999", false), ("postgres:0", false)] {
+            let container = Container { user: user.to_owned(), ..Container::default() };
+            assert_eq!(container.begins_as_root(), is_root, "{user}");
+        }
         assert_eq!(container.variable("PGDATA"), Some("/var/lib/postgresql/data/17"));
     }
 }

@@ -38,6 +38,9 @@ pub struct Survey {
     pub role_settings: Vec<(String, String)>,
     /// `pg_hba.conf` and `pg_ident.conf`, as the server sees them.
     pub access_files: Vec<String>,
+    /// Folders with its sockets, as the setting has them.
+    #[serde(default)]
+    pub socket_folders: Vec<String>,
     /// Libraries that the server or its sessions load: the setting that names them, and its value.
     pub preloaded: Vec<(String, String)>,
     /// Extensions, and the databases that have them.
@@ -103,7 +106,8 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
     let row = client
         .query_one(
             "select pg_catalog.current_setting('data_directory'), pg_catalog.pg_is_in_recovery(), \
-             pg_catalog.current_setting('hba_file'), pg_catalog.current_setting('ident_file')",
+             pg_catalog.current_setting('hba_file'), pg_catalog.current_setting('ident_file'), \
+             pg_catalog.current_setting('unix_socket_directories')",
             &[],
         )
         .await
@@ -163,11 +167,18 @@ pub async fn survey(client: &Client) -> Result<Survey, PostgresError> {
             .collect(),
         role_settings: role_settings.iter().map(|row| (row.get(0), row.get(1))).collect(),
         access_files: vec![row.get(2), row.get(3)],
+        socket_folders: parts(row.get(4)),
         preloaded: preloaded(client).await?,
         locales: database_locales(client).await?,
         template: template(client).await?,
         ..Survey::default()
     })
+}
+
+/// The parts of a setting that is a list.
+fn parts(list: &str) -> Vec<String> {
+    let parts = list.split(',').map(|part| part.trim().trim_matches('"'));
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 impl Survey {

@@ -219,6 +219,7 @@ mod tests {
             digests: vec![],
             labels: HashMap::new(),
             environment: environment.iter().map(ToString::to_string).collect(),
+            command: vec!["postgres".to_owned()],
         }
     }
 

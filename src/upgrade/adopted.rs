@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU16;
 
+use super::carried::tls_files;
 use super::plan::Single;
 use super::preflight::Finding;
 use crate::backup_set::ServerProfile;
@@ -12,7 +13,7 @@ use crate::cluster::{PgMajor, RoleName};
 use crate::docker::body::{ContainerCreateBody, HostConfig};
 use crate::docker::container::is_below;
 use crate::docker::worker::WorkerMount;
-use crate::docker::{Container, Image, SmallFile};
+use crate::docker::{Container, Image, Mount, SmallFile};
 use crate::policy::{Layout, Policy};
 use crate::postgres::survey::Survey;
 use crate::provision::SETTINGS_OF_RESTORES;
@@ -84,24 +85,75 @@ pub(super) fn beside(folder: &str, writable: bool) -> (WorkerMount, String) {
     (mount, format!("{BESIDE}/{name}"))
 }
 
-/// What stands in the way of another container in the place of `old`, which is made of `body`, and what should be known.
-pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str, survey: &Survey) -> Vec<Finding> {
-    let host = body.host_config.clone().unwrap_or_default();
+/// The old volume and the new one, as a worker mounts them that makes this one like that one, and where it sees the new one and the old one.
+pub(super) fn both(old: &str, new: &str) -> ([WorkerMount; 2], String, String) {
+    let seen = |name: &str| format!("{BESIDE}/{name}");
+    let mount = |source: &str, name: &str, writable| WorkerMount {
+        source: source.to_owned(),
+        destination: seen(name),
+        writable,
+    };
+    ([mount(new, "new", true), mount(old, "old", false)], seen("new"), seen("old"))
+}
+
+/// What may be done instead, where no other container can take the place of the old one.
+const INTO_ANOTHER: &str = "restore a backup of it into a new cluster: pglife restore … --into NAME";
+
+/// What stands in the way of another container in the place of `old`, which is made of `body`, and what should be known. `images` are the
+/// old one's and the new one's.
+pub(super) fn findings(
+    old: &Container,
+    body: &ContainerCreateBody,
+    images: [&Image; 2],
+    pgdata: &str,
+    survey: &Survey,
+) -> Vec<Finding> {
+    let mut found = of_data(old, body, pgdata, survey);
+    found.extend(of_sockets(old, survey));
+    found.extend(of_start(old, body, images));
+    found.extend(of_files(old, pgdata, survey));
+    if let Some(project) = old.labels.get("com.docker.compose.project") {
+        found.push(Finding::warning(
+            format!(
+                "the container belongs to project \"{project}\" of Docker Compose, whose file names the old image and the old volume; until \
+                 `finalize` the kept container belongs to it, too, and `docker compose start`, `restart`, `down` and `up` would start or \
+                 remove that one"
+            ),
+            "use none of them until `finalize` (docker restart NAME does for the new one); write the new image and volume into the file \
+             before the next `docker compose up`, which would make the old container again",
+        ));
+    }
+    found
+}
+
+/// Where the data lie.
+fn of_data(old: &Container, body: &ContainerCreateBody, pgdata: &str, survey: &Survey) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
-    match old.mount_of(pgdata) {
+    let mount = old.mount_of(pgdata);
+    match mount {
         Some(mount) if mount.kind == "bind" && survey.is_own_disk => blocks(
             format!(
                 "its data lie in {} of the host, which is a disk of its own: beside it there is no room for others",
                 mount.source
             ),
-            "restore a backup of it into a new cluster: pglife restore … --into NAME",
+            INTO_ANOTHER,
         ),
         Some(mount) if mount.kind == "volume" || mount.kind == "bind" => {}
         _ => blocks(
             format!("the data directory {pgdata} lies in the container itself, or in memory, and would go with it"),
-            "restore a backup of it into a new cluster: pglife restore … --into NAME",
+            INTO_ANOTHER,
         ),
+    }
+    let host = body.host_config.as_ref();
+    let asked = host.and_then(|host| host.mounts.as_deref()).unwrap_or_default();
+    let is_of_data = |target: &str| mount.is_some_and(|mount| same_path(target, &mount.destination));
+    if let Some(folder) = asked
+        .iter()
+        .filter(|asked| asked.target.as_deref().is_some_and(is_of_data))
+        .find_map(|asked| asked.volume_options.as_ref()?.subpath.as_ref().filter(|folder| !folder.is_empty()))
+    {
+        blocks(format!("its data lie in a part of a volume, {folder}, which pglife does not look for"), INTO_ANOTHER);
     }
     if survey.data_directory.trim_end_matches('/') != pgdata {
         blocks(
@@ -109,7 +161,57 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
             "correct `pgdata` in the policy",
         );
     }
-    if host.auto_remove == Some(true) {
+    let in_memory = host.and_then(|host| host.tmpfs.as_ref()).into_iter().flatten().map(|(folder, _)| folder);
+    let mut below: Vec<&str> =
+        old.mounts.iter().map(|mount| &mount.destination).chain(in_memory).map(String::as_str).collect();
+    below.retain(|folder| is_below(folder, pgdata) && !same_path(folder, pgdata));
+    below.sort_unstable();
+    below.dedup();
+    for folder in below {
+        blocks(
+            format!("{folder} is mounted inside the data directory: a new one is made in an empty folder"),
+            "make the container anew without that mount, after moving what is in there into the data directory; or restore a backup of it \
+             into a new cluster: pglife restore … --into NAME",
+        );
+    }
+    let of_variable = old.variable("POSTGRES_INITDB_WALDIR").filter(|folder| !is_below(folder, pgdata));
+    let of_option = old.variable("POSTGRES_INITDB_ARGS").is_some_and(names_wal_folder);
+    if let Some(folder) = of_variable.or(of_option.then_some("another folder (POSTGRES_INITDB_ARGS)")) {
+        blocks(
+            format!("its WAL lies in {folder}, outside the data directory: both servers would write there"),
+            INTO_ANOTHER,
+        );
+    }
+    found
+}
+
+/// Whether options of initdb say where the WAL lies.
+fn names_wal_folder(options: &str) -> bool {
+    let says = |word: &str| ["-X", "--waldir", "--xlogdir"].iter().any(|option| word.starts_with(option));
+    options.split_whitespace().any(|word| says(word.trim_start_matches(['\'', '"'])))
+}
+
+/// Where clients have the socket.
+fn of_sockets(old: &Container, survey: &Survey) -> Vec<Finding> {
+    let shared = shared_sockets(old, survey).into_iter().map(|(folder, mount)| {
+        Finding::blocks(
+            format!(
+                "its socket folder {folder} lies in {} {}, which other containers may have, too: clients would enter servers that are not \
+                 proven yet",
+                mount.kind, mount.source
+            ),
+            "make the container anew without that mount, and have clients enter by TCP; or restore a backup of it into a new cluster: \
+             pglife restore … --into NAME",
+        )
+    });
+    shared.collect()
+}
+
+/// What starts the server, and others of its kind.
+fn of_start(old: &Container, body: &ContainerCreateBody, images: [&Image; 2]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut blocks = |what: String, remedy: &str| found.push(Finding::blocks(what, remedy));
+    if body.host_config.as_ref().is_some_and(|host| host.auto_remove == Some(true)) {
         blocks(
             "the container was made with --rm: once stopped it would be gone, and the way back with it".to_owned(),
             "make it anew without --rm, on the same volume",
@@ -121,13 +223,7 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
     {
         blocks(
             format!("the container belongs to something that would start another one in its place ({label})"),
-            "restore a backup of it into a new cluster: pglife restore … --into NAME",
-        );
-    }
-    if let Some(folder) = old.variable("POSTGRES_INITDB_WALDIR").filter(|folder| !is_below(folder, pgdata)) {
-        blocks(
-            format!("its WAL lies in {folder}, outside the data directory: both servers would write there"),
-            "restore a backup of it into a new cluster: pglife restore … --into NAME",
+            INTO_ANOTHER,
         );
     }
     let first = body.cmd.as_ref().and_then(|command| command.first());
@@ -138,24 +234,72 @@ pub(super) fn findings(old: &Container, body: &ContainerCreateBody, pgdata: &str
             "start it by the image's own entry point, with `postgres` and its settings as the command",
         );
     }
-    let outside = survey.settings.iter().map(|setting| &setting.file).chain(&survey.access_files);
-    let mut outside: Vec<&String> =
-        outside.filter(|file| !is_below(file, pgdata) && old.mount_of(file).is_none()).collect();
-    outside.sort();
-    outside.dedup();
-    for file in outside {
-        found.push(Finding::warning(
-            format!("{file} lies in the old container or its image, and is not carried"),
-            "have it in the new image, too; or in the data directory, or in a folder that is mounted",
-        ));
-    }
-    if let Some(project) = old.labels.get("com.docker.compose.project") {
-        found.push(Finding::warning(
-            format!("the container belongs to project \"{project}\" of Docker Compose, whose file names the old image and the old volume"),
-            "write the new ones into it afterwards: `docker compose up` would make the old container again",
-        ));
+    // The container has no command of its own.
+    for image in images.iter().filter(|image| body.cmd.is_none() && image.command != ["postgres"]) {
+        blocks(
+            format!(
+                "the container is started by the command of its image, and that of {} is not `postgres` alone: {}",
+                image.reference,
+                image.command.join(" ")
+            ),
+            "make the container anew with a command of its own, not the image's, that begins with `postgres` and has all that the \
+             server needs; or restore a backup of it into a new cluster: pglife restore … --into NAME",
+        );
     }
     found
+}
+
+/// What the server reads besides its data.
+fn of_files(old: &Container, pgdata: &str, survey: &Survey) -> Vec<Finding> {
+    let tls = tls_files(survey);
+    let read = survey.settings.iter().map(|setting| &setting.file).chain(&survey.access_files).chain(&tls);
+    let mut outside: Vec<&String> = read.filter(|file| !is_below(file, pgdata)).collect();
+    outside.sort();
+    outside.dedup();
+    let data = old.mount_of(pgdata);
+    let told = outside.into_iter().filter_map(|file| match old.mount_of(file) {
+        None => Some(Finding::warning(
+            format!("{file} lies in the old container or its image, and is not carried"),
+            "have it in the new image, too; or in the data directory, or in a folder that is mounted",
+        )),
+        mount if mount == data => Some(Finding::blocks(
+            format!("{file} lies beside the data directory, in what holds the old data: the new server would not find it"),
+            "move it into the data directory, or into a folder that is mounted by itself, and change the setting that names it",
+        )),
+        Some(_) => None,
+    });
+    told.collect()
+}
+
+/// The folders in which the server, or a new one that has not its settings yet, has its socket, where they lie in a mount of `old` that
+/// others may have, too.
+fn shared_sockets<'c>(old: &'c Container, survey: &Survey) -> Vec<(String, &'c Mount)> {
+    /// Where the official image has it.
+    const USUAL: &str = "/var/run/postgresql";
+    let whole = |folder: &String| match folder.strip_prefix('@') {
+        // No file, but a name in the container's own network.
+        Some(_) => None,
+        None if folder.starts_with('/') => Some(folder.clone()),
+        None => Some(format!("{}/{folder}", survey.data_directory)),
+    };
+    let mut folders: Vec<String> = survey.socket_folders.iter().filter_map(whole).collect();
+    if !folders.iter().any(|folder| same_path(without_var(folder), without_var(USUAL))) {
+        folders.push(USUAL.to_owned());
+    }
+    let shared = |folder: String| {
+        let holds = |mount: &&Mount| {
+            is_below(&folder, &mount.destination) || is_below(without_var(&folder), without_var(&mount.destination))
+        };
+        let depth = |mount: &&Mount| without_var(&mount.destination).len();
+        let mount = old.mounts.iter().filter(holds).max_by_key(depth)?;
+        ["volume", "bind"].contains(&mount.kind.as_str()).then_some((folder, mount))
+    };
+    folders.into_iter().filter_map(shared).collect()
+}
+
+/// In images `/var/run` is another name for `/run`.
+fn without_var(path: &str) -> &str {
+    if is_below(path, "/var/run") { path.strip_prefix("/var").unwrap_or(path) } else { path }
 }
 
 /// Has a container mount what `old` mounts, wherever that had it from, but `data` in the place of its volume with the data.

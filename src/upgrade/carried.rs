@@ -46,7 +46,7 @@ pub(super) fn files(survey: &Survey, plan: &UpgradePlan) -> Vec<(String, String)
 }
 
 /// What the server reads for TLS, where that is on: a name alone is one in the data directory.
-fn tls_files(survey: &Survey) -> Vec<String> {
+pub(super) fn tls_files(survey: &Survey) -> Vec<String> {
     let last = |name: &str| {
         let found = survey.settings.iter().rev().find(|setting| setting.name.eq_ignore_ascii_case(name));
         found.map(|setting| setting.value.as_str())

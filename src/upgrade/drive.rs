@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::adopted;
 use super::carried::policy_with;
 use super::journal::{Action, Goal, Next, Observed, Phase, Seat, next};
 use super::maintenance;
-use super::plan::{Containers, DataContainer, Method, OldServer, Single, Trial, UpgradePlan};
+use super::plan::{Containers, DataContainer, Method, OldServer, PinnedImage, Single, Trial, UpgradePlan};
 use super::record::Report;
 use crate::backup_set::ServerProfile;
 use crate::cluster::ContainerName;
@@ -208,6 +209,7 @@ impl<'a> Scene<'a> {
             data_aside: matches!(data_aside, Seat::Old { .. }),
             new_volume: !self.report.keep_new_volume
                 && self.engine.volume(&plan.new_volume).await.map_err(self.failed())?.is_some(),
+            in_folder: plan.new_folder().is_some(),
             policy_is_new: as_new == text,
             policy_changes: plan.changes_policy(),
             ran: plan.old_server != OldServer::Stopped,
@@ -275,7 +277,10 @@ impl<'a> Scene<'a> {
             Action::RemoveNewVolume => {
                 if let Some(folder) = plan.new_folder() {
                     let (mount, folder) = adopted::beside(folder, true);
-                    self.ask_beside(mount, &Request::RemoveFolder { folder }).await?;
+                    // What had the upgrade stopped does not stop the way back; and of the images the old one is there for certain.
+                    let image = &plan.old_image;
+                    self.ask_beside(image, vec![mount], &Request::RemoveFolder { folder }, &CancellationToken::new())
+                        .await?;
                 }
                 engine.remove_volume(&plan.new_volume).await
             }
@@ -354,27 +359,46 @@ impl<'a> Scene<'a> {
         labels.insert(label::ROLE.to_owned(), "data".to_owned());
         labels.insert(label::UPGRADE.to_owned(), self.id.clone());
         let Some(folder) = plan.new_folder() else {
-            return engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed());
+            engine.ensure_volume(&plan.new_volume, &labels).await.map_err(self.failed())?;
+            return self.give_volume_its_owner().await;
         };
         // First: by it a resume knows that there is a folder to be removed.
         engine.ensure_volume_of_folder(&plan.new_volume, &labels, folder).await.map_err(self.failed())?;
         let (mount, folder) = adopted::beside(folder, true);
         let like = adopted::beside(&plan.old_volume, true).1;
-        self.ask_beside(mount, &Request::MakeFolder { folder, like }).await
+        let request = Request::MakeFolder { folder, like };
+        self.ask_beside(&plan.new_image, vec![mount], &request, &self.control.cancel).await
     }
 
-    /// Has a worker do something in a folder of the host.
-    async fn ask_beside(&self, mount: WorkerMount, request: &Request) -> Result<(), OperationError> {
+    /// A server that does not begin as root cannot take its new volume for its own.
+    async fn give_volume_its_owner(&self) -> Result<(), OperationError> {
+        let plan = self.plan;
+        if plan.single().is_none() || self.old_container().await?.begins_as_root() {
+            return Ok(());
+        }
+        let (mounts, folder, like) = adopted::both(&plan.old_volume, plan.new_volume.as_str());
+        let request = Request::MakeFolder { folder, like };
+        self.ask_beside(&plan.new_image, mounts.into(), &request, &self.control.cancel).await
+    }
+
+    /// Has a worker in `image` do something in folders of the host, or in volumes.
+    async fn ask_beside(
+        &self,
+        image: &PinnedImage,
+        mounts: Vec<WorkerMount>,
+        request: &Request,
+        cancel: &CancellationToken,
+    ) -> Result<(), OperationError> {
         let worker = WorkerPlan {
             run: self.run.id.clone(),
             cluster: self.plan.cluster.clone(),
-            image_id: self.plan.new_image.id.clone(),
-            mounts: vec![mount],
+            image_id: image.id.clone(),
+            mounts,
             network: WorkerNetwork::Nothing,
             serves: false,
         };
         let mut session = start_worker(self.engine, &worker).await.map_err(failed(&self.what))?;
-        let done = session.request(request, &self.control.cancel, |_| {}).await;
+        let done = session.request(request, cancel, |_| {}).await;
         close_worker(session).await;
         done.map(drop).map_err(failed(&self.what))
     }

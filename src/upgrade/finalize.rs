@@ -47,7 +47,12 @@ pub async fn finalize(control: &ControlPlane, policy: &Policy, by: By) -> Result
             if let Some(found) = engine.container(name.as_str()).await.map_err(failed(&what))?
                 && found.id == *id
             {
-                engine.remove_container(&found.id).await.map_err(failed(&what))?;
+                match plan.single() {
+                    // Whether its volume with the data goes, which may have no name, is decided below.
+                    Some(_) => engine.remove_container_only(&found.id).await,
+                    None => engine.remove_container(&found.id).await,
+                }
+                .map_err(failed(&what))?;
             }
         }
         let mut warnings = Vec::new();

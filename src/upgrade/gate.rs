@@ -15,6 +15,7 @@ use super::record::{Report, last};
 use crate::backup;
 use crate::backup_set::certificate::{Check, Outcome};
 use crate::backup_set::{Kind, Selector, SetId};
+use crate::cluster::PgMajor;
 use crate::control::{ControlPlane, Held, OperationError, Progress, Tick};
 use crate::drill::{self, DrillRequest, Drilled, Judgement};
 use crate::exit::Exit;
@@ -50,13 +51,15 @@ fn clock(wanted: &UpgradePolicy, now: Timestamp) -> String {
 }
 
 /// What [`pass`] does, for the plan.
-pub(super) fn steps(wanted: &UpgradePolicy, rehearse: bool) -> Vec<String> {
+pub(super) fn steps(wanted: &UpgradePolicy, rehearse: bool, to: PgMajor) -> Vec<String> {
     let mut steps = Vec::new();
     if let Some(age) = wanted.require_proven {
         steps.push(format!("take a backup and prove it by a drill, unless one not older than {age} is proven"));
     }
     if rehearse || wanted.rehearse {
-        steps.push("restore the newest backup into the new major, in a throwaway server, and compare".to_owned());
+        steps.push(format!(
+            "restore the newest backup into the new major, in a throwaway server of pglife/postgres:{to}, and compare"
+        ));
     }
     steps
 }
@@ -238,5 +241,13 @@ mod tests {
     #[test]
     fn without_a_window_it_may_always_begin() {
         assert!(check_window(&policy("").upgrade, false, at("2026-01-10T12:00:00Z"), "upgrade").is_ok());
+    }
+
+    #[test]
+    fn the_plan_names_the_image_of_a_rehearsal() {
+        let wanted = policy("").upgrade;
+        assert_eq!(steps(&wanted, false, PgMajor::since_10(18)), [""; 0]);
+        let told = steps(&wanted, true, PgMajor::since_10(18));
+        assert!(told.len() == 1 && told[0].contains("pglife/postgres:18"), "{told:?}");
     }
 }

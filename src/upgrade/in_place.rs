@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::look::{check_findings, managed, names_taken, shared};
+use super::look::{check_findings, kept_name, managed, names_taken, shared};
 use super::plan::{self, Containers, DataContainer, Method, OldServer, PinnedImage, UpgradePlan};
 use super::record::{Report, check_journal};
 use super::transfer::Origin;
@@ -111,22 +111,21 @@ fn warnings(policy: &Policy, manifest: &Manifest, how: &Plan, archives: bool) ->
             tables.join(", ")
         ));
     }
-    warnings.extend(archives.then(|| archiving(how).to_owned()));
+    warnings.extend(archives.then(|| archiving(how)));
     warnings
 }
 
 /// What becomes of an archive of WAL.
-fn archiving(how: &Plan) -> &'static str {
-    match how {
+fn archiving(how: &Plan) -> String {
+    let (of_another, remedy) = preflight::ARCHIVE_OF_ANOTHER_SERVER;
+    let what = match how {
         Plan::Volume(_) => {
             "archive_mode is on: the server goes on from the time of the backup, and writes WAL of the same names as before \
-             into its archive; give it another place for that first, and make standbys anew"
+             into its archive"
         }
-        Plan::Dump(_) => {
-            "archive_mode is on: the server is a new one then, whose WAL begins anew, with names that its archive may have \
-             already; give it another place for that first, and make standbys anew"
-        }
-    }
+        Plan::Dump(_) => of_another,
+    };
+    format!("{what}; {remedy}")
 }
 
 async fn look(
@@ -160,7 +159,7 @@ async fn look(
     let set = chosen.commit.set.clone();
     let bytes = server.databases.iter().map(|database| database.bytes).sum();
     let dependents = Dependents { control, engine, policy, shared: None }.look().await?;
-    let kept = |name: &str| -> ContainerName { format!("{name}-before").parse().expect("a suffix fits") };
+    let kept = |name: &ContainerName| kept_name(name, "-before", what);
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let image = PinnedImage { name: container.image.clone(), id: container.image_id.clone() };
     let plan = UpgradePlan {
@@ -173,13 +172,13 @@ async fn look(
         to: policy.major,
         old_image: image.clone(),
         new_image: image,
-        kept_container: kept(policy.container.as_str()),
+        kept_container: kept(&policy.container)?,
         container: policy.container.clone(),
         old_container_id: container.id.clone(),
         containers: Containers::Pair(DataContainer {
             name: layout.data_container.clone(),
             old_id: data.id.clone(),
-            kept: kept(layout.data_container.as_str()),
+            kept: kept(&layout.data_container)?,
             shared: shared(&data),
         }),
         new_volume: VolumeName::new(format!("pglife-{}-data-{stamp}", policy.name)).expect("it fits"),

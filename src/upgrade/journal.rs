@@ -104,6 +104,8 @@ pub struct Observed {
     pub data_aside: bool,
     /// The new data volume is there.
     pub new_volume: bool,
+    /// The new data lie in a folder of the host, and the volume does no more than to say whose that is.
+    pub in_folder: bool,
     /// The policy says what it says with the new server.
     pub policy_is_new: bool,
     /// It says something else with the old one.
@@ -205,7 +207,7 @@ pub fn next(goal: Goal, seen: Observed) -> Next {
 }
 
 fn forward(seen: Observed) -> Next {
-    if !seen.new_volume {
+    if !seen.new_volume && !seen.in_folder {
         return Next::Stuck("the new data volume is gone");
     }
     let action = match (seen.database, seen.data) {

@@ -170,14 +170,13 @@ async fn look(
     let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
     let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
     let method = request.method.unwrap_or(policy.upgrade.method);
-    let suffix =
-        |name: &str| -> ContainerName { format!("{name}-pg{}", profile.major).parse().expect("a suffix fits") };
+    let suffix = |name: &ContainerName| kept_name(name, &format!("-pg{}", profile.major), what);
     let (containers, mut findings) = match &policy.layout {
         Layout::Managed(layout) => {
             let data = engine.require_container(&layout.data_container).await.map_err(failed(what))?;
             let pair = DataContainer {
                 name: layout.data_container.clone(),
-                kept: suffix(layout.data_container.as_str()),
+                kept: suffix(&layout.data_container)?,
                 shared: shared(&data),
                 old_id: data.id,
             };
@@ -192,7 +191,7 @@ async fn look(
                 // Nobody else's folder has such a name: it may be removed.
                 &format!("-pg{}-{}", request.to, Timestamp::now().strftime("%Y%m%dT%H%M%SZ")),
             );
-            let findings = adopted::findings(&container, &body, &single.pgdata, &survey);
+            let findings = adopted::findings(&container, &body, [&old_image, &new_image], &single.pgdata, &survey);
             (Containers::Single(single), findings)
         }
     };
@@ -210,7 +209,7 @@ async fn look(
         to: request.to,
         old_image: PinnedImage { name: container.image.clone(), id: container.image_id.clone() },
         new_image: PinnedImage { name: reference, id: new_image.id.clone() },
-        kept_container: suffix(policy.container.as_str()),
+        kept_container: suffix(&policy.container)?,
         container: policy.container.clone(),
         old_container_id: container.id.clone(),
         containers,
@@ -243,7 +242,7 @@ async fn look(
     Ok(Prepared {
         plan,
         findings,
-        before: gate::steps(&policy.upgrade, request.rehearse),
+        before: gate::steps(&policy.upgrade, request.rehearse, request.to),
         method,
         installation,
         parity: old_programs::parity(&profile, &survey),
@@ -316,6 +315,17 @@ fn policy_image(policy: &Policy, request: &UpgradeRequest) -> Option<String> {
 pub(super) fn shared(data: &Container) -> Vec<(String, String)> {
     let others = data.mounts.iter().filter(|mount| mount.destination != "/data");
     others.map(|mount| (mount.source.clone(), mount.destination.clone())).collect()
+}
+
+/// What an old container is called while it is kept.
+pub(super) fn kept_name(name: &ContainerName, suffix: &str, what: &str) -> Result<ContainerName, OperationError> {
+    format!("{name}{suffix}").parse().map_err(|_| {
+        let why =
+            format!("{what}: the name of container \"{name}\" is too long to be kept with \"{suffix}\" behind it");
+        OperationError::new(Exit::Refused, why)
+            .safe("nothing was touched")
+            .next(format!("give it a shorter one (docker rename {name} NAME), and write that into the policy"))
+    })
 }
 
 /// Names that the plan needs and somebody else has.
@@ -459,4 +469,17 @@ pub(super) fn check_findings(findings: &[Finding], what: &str, again: &str) -> R
     Err(OperationError::new(Exit::Refused, format!("{what}: {} things stand in its way:{list}", blocking.len()))
         .safe("nothing was touched")
         .next(format!("mend them, then: {again}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leaves_no_room_for_the_kept_one_is_an_error() {
+        let name = |length: usize| ContainerName::new("a".repeat(length)).expect("a name");
+        assert_eq!(kept_name(&name(3), "-pg17", "it").expect("fits").as_str(), "aaa-pg17");
+        assert!(kept_name(&name(123), "-pg17", "it").is_ok());
+        assert_eq!(kept_name(&name(124), "-pg17", "it").expect_err("too long").exit, Exit::Refused);
+    }
 }

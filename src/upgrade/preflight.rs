@@ -203,12 +203,18 @@ pub fn findings(profile: &ServerProfile, survey: &Survey, to: PgMajor, container
 /// What matters to one method only.
 pub fn of_method(method: UpgradeMethod, profile: &ServerProfile, survey: &Survey, to: PgMajor) -> Vec<Finding> {
     match method {
-        UpgradeMethod::Dump if !profile.data_checksums && to.is_at_least(18) => vec![Finding::new(
-            Severity::Note,
-            "the new server will have data checksums, which the old one has not",
-            "nothing: they are the default since 18",
-        )],
-        UpgradeMethod::Dump => vec![],
+        UpgradeMethod::Dump => {
+            let (what, remedy) = ARCHIVE_OF_ANOTHER_SERVER;
+            let archive = profile.archives().then(|| Finding::warning(what, remedy));
+            let checksums = (!profile.data_checksums && to.is_at_least(18)).then(|| {
+                Finding::new(
+                    Severity::Note,
+                    "the new server will have data checksums, which the old one has not",
+                    "nothing: they are the default since 18",
+                )
+            });
+            archive.into_iter().chain(checksums).collect()
+        }
         UpgradeMethod::PgUpgrade => {
             // Since 17 it wants to carry logical ones, and refuses where one has not consumed everything.
             let logical = survey.slots.iter().filter(|name| name.ends_with("(logical)"));
@@ -222,6 +228,12 @@ pub fn of_method(method: UpgradeMethod, profile: &ServerProfile, survey: &Survey
         }
     }
 }
+
+/// What becomes of an archive of WAL where a dump goes into a new server, and what to do about it.
+pub(super) const ARCHIVE_OF_ANOTHER_SERVER: (&str, &str) = (
+    "archive_mode is on: the server is a new one then, whose WAL begins anew, with names that its archive may have already",
+    "give it another place for that first, and make standbys anew",
+);
 
 /// Bytes that a second copy of the data needs.
 pub fn needed_bytes(profile: &ServerProfile) -> u64 {

@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::docker::Mount;
 use crate::postgres::survey::FileSetting;
 use crate::upgrade::preflight::Severity;
 
@@ -158,12 +157,28 @@ fn settings_are_added_to_any_command_of_the_official_image() {
     assert_eq!(["host", "container:c0ffee", "shop-net"].map(of), ["bridge", "bridge", "shop-net"]);
 }
 
+fn image(command: &str) -> Image {
+    Image {
+        reference: "postgres:18".to_owned(),
+        id: "sha256:1".to_owned(),
+        digests: vec![],
+        labels: HashMap::new(),
+        environment: vec![],
+        command: command.split(' ').map(str::to_owned).collect(),
+    }
+}
+
+/// Of a container whose images are the official ones.
+fn told(old: &Container, body: &ContainerCreateBody, pgdata: &str, survey: &Survey) -> Vec<Finding> {
+    findings(old, body, [&image("postgres"); 2], pgdata, survey)
+}
+
 #[test]
 fn what_stands_in_the_way_is_told_with_a_remedy() {
     let survey = Survey { data_directory: PGDATA.to_owned(), ..Survey::default() };
     let plain = old(vec![mounted("volume", "shop", PGDATA)]);
     let body = ContainerCreateBody { cmd: Some(words(&["postgres", "-c", "a=b"])), ..ContainerCreateBody::default() };
-    assert_eq!(findings(&plain, &body, PGDATA, &survey), []);
+    assert_eq!(told(&plain, &body, PGDATA, &survey), []);
 
     let setting = |file: &str| FileSetting {
         file: file.to_owned(),
@@ -189,11 +204,11 @@ fn what_stands_in_the_way_is_told_with_a_remedy() {
         host_config: Some(HostConfig { auto_remove: Some(true), ..HostConfig::default() }),
         ..ContainerCreateBody::default()
     };
-    let found = findings(&bad, &body, PGDATA, &survey);
+    let found = told(&bad, &body, PGDATA, &survey);
     let blocking = found.iter().filter(|finding| finding.severity == Severity::Blocks).count();
     assert_eq!((blocking, found.len()), (6, 8), "{found:#?}");
     assert!(found.iter().all(|finding| !finding.remedy.is_empty()));
-    let inside = findings(&old(vec![]), &ContainerCreateBody::default(), "/elsewhere", &survey);
+    let inside = told(&old(vec![]), &ContainerCreateBody::default(), "/elsewhere", &survey);
     assert!(inside[0].what.contains("in the container itself"), "{inside:#?}");
 }
 
@@ -218,4 +233,101 @@ fn data_in_a_folder_of_the_host_get_another_one_beside_it() {
     };
     assert_eq!(seen("/srv/pg-pg18"), ("/srv".to_owned(), "/pglife-beside/pg-pg18".to_owned()));
     assert_eq!(seen("/pg/"), ("/".to_owned(), "/pglife-beside/pg".to_owned()));
+}
+
+#[test]
+fn a_socket_that_others_may_see_is_told() {
+    let of = |mounts: &[(&str, &str)], folders: &[&str]| {
+        let mounts = mounts.iter().map(|(kind, destination)| mounted(kind, "x", destination)).collect();
+        let socket_folders = words(folders);
+        let survey = Survey { data_directory: PGDATA.to_owned(), socket_folders, ..Survey::default() };
+        shared_sockets(&old(mounts), &survey).into_iter().map(|(folder, _)| folder).collect::<Vec<_>>()
+    };
+    let usual = "/var/run/postgresql";
+    for shared in ["/run/postgresql", "/var/run/postgresql/", "/run", "/var/run", "/var"] {
+        assert_eq!(of(&[("volume", shared)], &[usual]), [usual], "{shared}");
+        // A new server has it there at first.
+        assert_eq!(of(&[("bind", shared)], &["/tmp"]), [usual], "{shared}");
+    }
+    assert_eq!(of(&[("bind", "/run/postgresql")], &["/run/postgresql"]), ["/run/postgresql"]);
+    assert_eq!(of(&[("bind", "/sockets")], &[usual, "/sockets/a"]), ["/sockets/a"]);
+    assert_eq!(of(&[("volume", PGDATA)], &["."]), [format!("{PGDATA}/.")]);
+    // Nobody else has what lies in memory, in the container itself, or beside it.
+    assert!(of(&[("volume", "/run"), ("tmpfs", "/var/run/postgresql")], &[usual]).is_empty());
+    assert!(of(&[("volume", PGDATA), ("bind", "/run/secrets"), ("bind", "/srv")], &[usual, "@x", "/tmp"]).is_empty());
+}
+
+/// What blocks, of a container with these mounts and this host's part.
+fn blocking(mounts: &[&str], host: HostConfig, environment: &[&str], survey: &Survey) -> Vec<String> {
+    let mounts = mounts.iter().map(|destination| mounted("volume", destination, destination)).collect();
+    let old = Container { environment: words(environment), ..old(mounts) };
+    let body = ContainerCreateBody { host_config: Some(host), ..ContainerCreateBody::default() };
+    let found = told(&old, &body, &survey.data_directory, survey);
+    found.into_iter().filter(|one| one.severity == Severity::Blocks).map(|one| one.what).collect()
+}
+
+#[test]
+fn a_data_directory_of_several_places_is_told() {
+    let survey = Survey { data_directory: PGDATA.to_owned(), ..Survey::default() };
+    let plain =
+        || HostConfig { tmpfs: Some(HashMap::from([("/tmp".to_owned(), String::new())])), ..HostConfig::default() };
+    let of = |mounts: &[&str], host: HostConfig, environment: &[&str]| blocking(mounts, host, environment, &survey);
+    assert!(of(&["/var/lib/postgresql", PGDATA, "/var/lib/postgresql/data2"], plain(), &[]).is_empty());
+
+    let wal = format!("{PGDATA}/pg_wal");
+    let found = of(&[PGDATA, &wal], plain(), &[]);
+    assert!(found.len() == 1 && found[0].starts_with(&wal), "{found:?}");
+    let memory = HostConfig {
+        tmpfs: Some(HashMap::from([(format!("{PGDATA}/pg_stat_tmp"), String::new())])),
+        ..HostConfig::default()
+    };
+    assert_eq!(of(&[PGDATA], memory, &[]).len(), 1);
+
+    for (options, blocked) in
+        [("--waldir=/wal -k", 1), ("-k -X /wal", 1), ("'--waldir' /wal", 1), ("--locale=C -k --lc-collate=X", 0)]
+    {
+        assert_eq!(of(&[PGDATA], plain(), &[&format!("POSTGRES_INITDB_ARGS={options}")]).len(), blocked, "{options}");
+    }
+
+    let part = |target: &str| {
+        let json = serde_json::json!({
+            "Mounts": [{"Type": "volume", "Source": "x", "Target": target, "VolumeOptions": {"Subpath": "shop"}}]
+        });
+        serde_json::from_value::<HostConfig>(json).expect("a host's part")
+    };
+    assert_eq!(of(&[PGDATA], part("/var/lib/postgresql/data/"), &[]).len(), 1);
+    assert_eq!(of(&[PGDATA, "/conf"], part("/conf"), &[]).len(), 0);
+}
+
+#[test]
+fn the_command_of_an_image_must_be_plain() {
+    let survey = Survey { data_directory: PGDATA.to_owned(), ..Survey::default() };
+    let old = old(vec![mounted("volume", "shop", PGDATA)]);
+    let of = |own: Option<&str>, images: [&str; 2]| {
+        let cmd = own.map(|own| own.split(' ').map(str::to_owned).collect());
+        let [before, after] = images.map(image);
+        let body = ContainerCreateBody { cmd, ..ContainerCreateBody::default() };
+        findings(&old, &body, [&before, &after], PGDATA, &survey).len()
+    };
+    let other = "postgres -D /etc/postgresql";
+    assert_eq!(of(None, ["postgres", "postgres"]), 0);
+    assert_eq!((of(None, [other, "postgres"]), of(None, ["postgres", other]), of(None, [other, other])), (1, 1, 2));
+    assert_eq!(of(Some("postgres -c a=b"), [other, other]), 0);
+}
+
+#[test]
+fn a_file_beside_the_data_directory_is_told() {
+    let directory = format!("{PGDATA}/own");
+    let of = |file: &str| {
+        let survey = Survey {
+            data_directory: directory.clone(),
+            access_files: vec![file.to_owned(), format!("{PGDATA}/own/pg_ident.conf")],
+            ..Survey::default()
+        };
+        blocking(&[PGDATA, "/conf", "/var/lib/postgresql/data/conf"], HostConfig::default(), &[], &survey).len()
+    };
+    assert_eq!(of(&format!("{PGDATA}/pg_hba.conf")), 1);
+    for elsewhere in ["/conf/pg_hba.conf", "/etc/pg_hba.conf", "/var/lib/postgresql/data/conf/pg_hba.conf"] {
+        assert_eq!(of(elsewhere), 0, "{elsewhere}");
+    }
 }

@@ -33,6 +33,7 @@ fn before(Old { restarts: had_restarts, ran, policy_changes, data_container }: O
         database_aside: false,
         data_aside: false,
         new_volume: false,
+        in_folder: false,
         // The policy for both is the new one, too.
         policy_is_new: !policy_changes,
         policy_changes,
@@ -154,6 +155,8 @@ fn strangers_are_left_alone() {
 fn what_somebody_deleted_is_told() {
     let gone = Observed { new_volume: false, ..opened(SERVES, 3, false) };
     assert!(matches!(next(Goal::Upgraded, gone), Next::Stuck(_)));
+    let folder = Observed { in_folder: true, data: None, ..gone };
+    assert!(matches!(next(Goal::Upgraded, folder), Next::Do(_)));
     let gone = Observed { database: Seat::Empty, ..before(SERVES) };
     assert!(matches!(next(Goal::AsBefore, gone), Next::Stuck(_)));
 }

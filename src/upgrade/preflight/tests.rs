@@ -204,6 +204,12 @@ fn what_matters_to_one_method_is_told_for_that_one() {
     let dump = told(UpgradeMethod::Dump, 17);
     assert_eq!(dump.len(), 1, "{dump:?}");
     assert!(dump[0].0 == Severity::Note && dump[0].1.contains("checksums"), "{dump:?}");
+    let archiving = {
+        let mut server = profile(17);
+        server.settings.insert("archive_mode".to_owned(), "on".to_owned());
+        of_method(UpgradeMethod::Dump, &server, &survey, major(17))
+    };
+    assert!(archiving.len() == 1 && archiving[0].severity == Severity::Warning, "{archiving:?}");
     let files = told(UpgradeMethod::PgUpgrade, 17);
     assert_eq!(files.len(), 1, "{files:?}");
     assert!(files[0].0 == Severity::Blocks && files[0].1.contains("slot s (logical)"), "{files:?}");

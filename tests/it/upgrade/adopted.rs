@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{fill, killed, major, phase, seen};
+use super::{fill, killed, major, phase, seen, trouble};
 use crate::adopt::OFFICIAL;
-use crate::house::{House, docker, free_port, sql, try_docker, wait_for_server};
+use crate::house::{House, docker, free_port, sql, try_docker, wait_for, wait_for_server};
 
 const PGDATA: &str = "/var/lib/postgresql/data";
 
@@ -195,15 +195,18 @@ fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
         house.pglife(&["cluster", "adopt", &container]).ok();
         container
     };
-    let bad = start("bad", &["--rm", "-e", "POSTGRES_INITDB_WALDIR=/wal", "-l", "com.docker.compose.project=shop"]);
+    let sockets = format!("{}:/var/run/postgresql", house.volume("sockets"));
+    let wal = "POSTGRES_INITDB_WALDIR=/wal";
+    let bad = start("bad", &["--rm", "-v", &sockets, "-e", wal, "-l", "com.docker.compose.project=shop"]);
     let before = things(&house);
     let plan = house.pglife(&["upgrade", &bad, "--to", "18", "--plan", "--exit-code"]).exits(4);
-    let parts = ["--rm", "/wal", "docker compose up"];
+    let parts = ["--rm", "/wal", "socket folder", "docker compose up"];
     assert!(parts.iter().all(|part| plan.stdout.contains(part)), "{}", plan.stdout);
     house.pglife(&["upgrade", &bad, "--to", "18", "--yes"]).exits(4).says(&["nothing was touched"]);
     assert_eq!(things(&house), before);
 
-    let anonymous = start("anonymous", &[]);
+    // Beside the data directory there may be something of somebody's. Its volume must be that of the user, who cannot take it.
+    let anonymous = start("anonymous", &["--user", "999:999", "-e", &format!("PGDATA={PGDATA}/own")]);
     sql(&anonymous, "postgres", "create table t as select generate_series(1, 100) i");
     let volume = volume_of(&anonymous);
     house.pglife(&["upgrade", &anonymous, "--to", "18", "--yes"]).ok();
@@ -212,8 +215,10 @@ fn what_cannot_be_replaced_is_told_before_anything_is_touched() {
         (major(&anonymous), sql(&anonymous, "postgres", "select count(*) from t")),
         ("18".to_owned(), "100".to_owned())
     );
-    house.pglife(&["upgrade", "finalize", &anonymous, "--yes"]).ok();
-    assert_eq!(try_docker(&["volume", "inspect", &volume]).exit, 1);
+    let (old, new) = (volume.as_str(), volume_of(&anonymous));
+    assert!(old != new && try_docker(&["volume", "inspect", old]).exit == 0, "{old} {new}");
+    house.pglife(&["upgrade", "finalize", &anonymous, "--yes"]).ok().says(&[old, "stays"]);
+    docker(&["volume", "rm", old]);
     assert_eq!(sql(&anonymous, "postgres", "select count(*) from t"), "100");
 }
 
@@ -237,6 +242,16 @@ fn a_folder_of_the_host_gets_a_new_one_beside_it() {
     };
     let version = |folder: &str| std::fs::read_to_string(house.path(folder).join("PG_VERSION")).expect("a version");
     let (begin, world) = (["upgrade", &container, "--to", "18", "--yes"], things(&house));
+
+    // Interrupted, it goes back by itself, and lets go of the folder.
+    let interrupted = trouble::begin(&house, &container, "18", "dump");
+    wait_for("the new folder", || folders().len() == 2);
+    let id = rustix::process::Pid::from_raw(i32::try_from(interrupted.id()).expect("an id")).expect("not zero");
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("sent");
+    trouble::ended(interrupted).exits(130);
+    wait_for_server(&container);
+    assert_eq!((phase(&house, &container).as_str(), rows().as_str()), ("as-before", "100"));
+    assert_eq!((things(&house), folders()), (world.clone(), vec!["data".to_owned()]));
 
     killed(&house, &begin, "after:restore");
     assert_eq!(folders().len(), 2, "{:?}", folders());

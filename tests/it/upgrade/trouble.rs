@@ -11,7 +11,7 @@ use crate::house::{Ended, House, docker, sql, try_docker, wait_for, wait_for_ser
 /// Enough rows for every step to last a while.
 const MANY: &str = "create table many as select i, md5(i::text) m from generate_series(1, 1200000) i";
 
-fn begin(house: &House, cluster: &str, to: &str, method: &str) -> Child {
+pub(super) fn begin(house: &House, cluster: &str, to: &str, method: &str) -> Child {
     let mut command = house.command(&["upgrade", cluster, "--to", to, "--method", method, "--yes"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
@@ -31,7 +31,7 @@ fn worker(cluster: &str) -> Option<String> {
     list.lines().next().map(str::to_owned)
 }
 
-fn ended(child: Child) -> Ended {
+pub(super) fn ended(child: Child) -> Ended {
     Ended::of(child.wait_with_output().expect("it ends"), "the upgrade".to_owned())
 }
 
