@@ -13,7 +13,7 @@ const WATCHED: Duration = Duration::from_secs(4);
 /// How often is looked whether a test has ended.
 const LOOK: Duration = Duration::from_millis(200);
 /// The share of the machine that must have been idle then, of 1.
-const IDLE: f64 = 0.4;
+const IDLE: f64 = 0.3;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 /// Those who wait stand in line, so that each sees what the one before does to the machine.
