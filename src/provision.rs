@@ -495,13 +495,23 @@ pub async fn await_server(
     }
 }
 
-/// Waits until the container has ended for good.
+/// A server that ended this often while somebody waited for it does not stay up, however often Docker starts it again.
+const MOST_RESTARTS: u32 = 3;
+
+/// Waits until the container has ended for good, or ends again and again.
 async fn end_of(engine: &Engine, id: &str) {
+    let (mut last, mut restarts) = (None, 0);
     loop {
         // Most servers answer before the first look.
         tokio::time::sleep(Duration::from_secs(2)).await;
         match engine.container(id).await {
-            Ok(Some(found)) if found.running || found.status == "restarting" => {}
+            Ok(Some(found)) if found.running || found.status == "restarting" => {
+                restarts += u32::from(last.as_ref().is_some_and(|last| *last != found.started_at));
+                last = Some(found.started_at);
+                if restarts >= MOST_RESTARTS {
+                    return;
+                }
+            }
             Ok(_) => return,
             Err(error) => tracing::debug!("{error}"),
         }

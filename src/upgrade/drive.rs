@@ -238,7 +238,7 @@ impl<'a> Scene<'a> {
                 Next::Do(action) => {
                     started |= action == Action::StartOld;
                     let step = self.step(&action.to_string())?;
-                    self.apply(action).await?;
+                    self.apply(action, goal).await?;
                     self.end(step);
                 }
             }
@@ -246,13 +246,17 @@ impl<'a> Scene<'a> {
         Err(OperationError::new(Exit::UpgradeNeedsOperator, format!("{}: it comes to no end", self.what)))
     }
 
-    async fn apply(&mut self, action: Action) -> Result<(), OperationError> {
+    async fn apply(&mut self, action: Action, goal: Goal) -> Result<(), OperationError> {
         let plan = self.plan;
         let (engine, old) = (self.engine, &plan.old_container_id);
         match action {
             Action::RemoveTrials => {
                 for trial in Trial::ALL {
-                    self.remove_trial(trial).await?;
+                    // What it made is thrown away, and nobody waits for that: an entry point that makes a cluster does not hear.
+                    let is_scrap =
+                        goal == Goal::AsBefore && trial == Trial::Target && matches!(plan.method, Method::Upgrade(_));
+                    let patience = if is_scrap { Duration::from_secs(2) } else { STOP_PATIENCE };
+                    self.remove_trial_within(trial, patience).await?;
                 }
                 Ok(())
             }
@@ -533,6 +537,11 @@ impl<'a> Scene<'a> {
 
     /// Stops in good order and removes a container for work or proof.
     pub(super) async fn remove_trial(&self, trial: Trial) -> Result<(), OperationError> {
+        self.remove_trial_within(trial, STOP_PATIENCE).await
+    }
+
+    /// The same; a server that takes longer is killed.
+    async fn remove_trial_within(&self, trial: Trial, patience: Duration) -> Result<(), OperationError> {
         let name = self.plan.trial(trial);
         let Some(found) = self.engine.container(name.as_str()).await.map_err(self.failed())? else { return Ok(()) };
         if found.labels.get(label::UPGRADE) != Some(&self.id) {
@@ -542,7 +551,7 @@ impl<'a> Scene<'a> {
             )
             .next(format!("look at what it is (docker inspect {name}) and rename or remove it")));
         }
-        self.engine.stop(&found.id, STOP_PATIENCE).await.map_err(self.failed())?;
+        self.engine.stop(&found.id, patience).await.map_err(self.failed())?;
         self.engine.remove_container(&found.id).await.map_err(self.failed())
     }
 
