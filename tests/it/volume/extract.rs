@@ -72,7 +72,7 @@ fn let_work(container: &str) {
         container,
         &format!("for i in $(seq 400); do echo '{insert}; select pg_sleep(0.01);'; done | psql -X -q -d one"),
     );
-    beside(container, "for i in $(seq 600); do echo 'vacuum full rewritten;'; done | psql -X -q -d one");
+    beside(container, "for i in $(seq 6000); do echo 'vacuum full rewritten;'; done | psql -X -q -d one");
     beside(
         container,
         "for i in $(seq 400); do echo \"vacuum waits$i; select pg_sleep(0.02);\"; done | psql -X -q -d two",
