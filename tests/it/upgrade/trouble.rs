@@ -132,12 +132,13 @@ fn pg_upgrade_leaves_a_volume_alone_that_another_container_uses() {
     wait_for_server(&container);
     let (content, world) = (seen(&container), things(&cluster));
 
-    // Somebody who came by a way that no engine shows: waits for the server's lock, and has it when that is stopped.
+    // Somebody who came by a way that no engine shows: waits for the lock of the server that nobody knows, and has it when that is stopped.
     let holder = format!("{cluster}-holder");
     let folder = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &format!("pglife-{cluster}-data")]);
     let bind = format!("{}:/held", folder.trim());
-    let flock = ["--entrypoint=flock", "pglife/postgres:15", "/held/run/lock", "sleep", "600"];
-    docker(&[&["run", "-d", "--name", &holder, "-v", &bind], &flock[..]].concat());
+    let script = "until [ ! -e /held/15/postmaster.pid ]; do sleep 0.02; done; until [ -e /held/15/postmaster.pid ]; do sleep 0.02; done; \
+        exec flock /held/run/lock sleep 600";
+    docker(&["run", "-d", "--name", &holder, "-v", &bind, "--entrypoint=sh", "pglife/postgres:15", "-c", script]);
     let to_17 = ["upgrade", &cluster, "--to", "17", "--method", "pg_upgrade", "--yes"];
     let ended = house.pglife(&to_17).exits(23);
     assert!(ended.stderr.contains("locking the old data volume"), "{}", ended.stderr);
