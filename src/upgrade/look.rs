@@ -167,7 +167,8 @@ async fn look(
     let old_image = engine.require_image(&container.image_id).await.map_err(failed(what))?;
     let new_image = new_image(engine, policy, &container, request, what).await?;
     let reference = new_image.reference.clone();
-    let (profile, survey) = survey_of(control, run, engine, policy, &container, &old_image, what).await?;
+    let (session, profile, survey) = survey_by(control, run, engine, policy, &container, &old_image, what).await?;
+    close_worker(session).await;
     let installation = installation_of(control, run, engine, &policy.name, &new_image, request.to, what).await?;
     let method = request.method.unwrap_or(policy.upgrade.method);
     let suffix = |name: &ContainerName| kept_name(name, &format!("-pg{}", profile.major), what);
@@ -411,22 +412,7 @@ async fn installation_of(
     control.ask(session, &Request::LookAtImage { major }, what, installation).await
 }
 
-/// What the server in `container` is, and what there is in it.
-async fn survey_of(
-    control: &ControlPlane,
-    run: &Run<'_>,
-    engine: &Engine,
-    policy: &Policy,
-    container: &Container,
-    image: &Image,
-    what: &str,
-) -> Result<(ServerProfile, Survey), OperationError> {
-    let (session, profile, survey) = survey_by(control, run, engine, policy, container, image, what).await?;
-    close_worker(session).await;
-    Ok((profile, survey))
-}
-
-/// The same, and the session that it was asked by.
+/// What the server in `container` is, what there is in it, and the session that it was asked by.
 pub(super) async fn survey_by(
     control: &ControlPlane,
     run: &Run<'_>,
